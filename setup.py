@@ -1,0 +1,26 @@
+"""The one extension; everything else stands in pyproject.toml."""
+
+import os
+import shutil
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+# CI compiles with VARSCOPE_WERROR=1: a warning of the C compiler is an error there.
+strict = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Werror"]
+
+# Cython looks for the declarations of varscope._scopecore in a folder "varscope".  They stand
+# beside their .pyx, outside the package, so that no wheel carries them: show it a copy.
+declarations = Path("build/declarations/varscope")
+declarations.mkdir(parents=True, exist_ok=True)
+shutil.copy("src/_scopecore.pxd", declarations)
+
+core = Extension(
+    "varscope._scopecore",
+    ["src/_scopecore.pyx"],
+    depends=["src/_scopecore.pxd"],
+    extra_compile_args=strict if os.environ.get("VARSCOPE_WERROR") == "1" else [],
+)
+core.cython_include_dirs = [str(declarations.parent)]
+
+setup(ext_modules=[core])
