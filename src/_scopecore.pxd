@@ -1,0 +1,286 @@
+# cython: language_level=3
+"""The compiled core, from the ground up: read this file and you know the design.
+
+A *name* is a number, a *scope* is a node, a *variable* is a row.  Text exists in one place
+(the name table), is compared once, and is put together again only when somebody reads it.
+
+    NameTable      exact text  ->  name id           "layer" -> 7
+    ScopeTree      (parent node, name id)  ->  node  (root, 7) -> 12        = "layer"
+    VariableTable  (node, name id)  ->  row          (12, 3) -> 40          = "layer/w"
+    OpNames        (node, name id)  ->  next suffix  which op names are taken
+    Marks          which scopes were opened here, for default names
+    Frame          one open scope; an immutable link of the stack of a thread or task
+    Registry       one graph: the four tables above
+
+Every table grows only, because its domain does: a variable is never deleted, a name never
+forgotten.  So there are no tombstones, an id stays valid for the life of the graph, and a
+look-up that finds nothing has nothing to clean up.  The one exception is a custom getter that
+fails after it has created: its rows are taken out again, and those behind them move up.
+
+Error contracts: functions that look up are `noexcept` and answer NONE; functions that allocate
+are `except -1` or `except NONE` and leave the table as it was when they raise.
+"""
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef enum:
+    NONE = 0xFFFFFFFF          # "no such id" in every table
+    ROOT = 0                   # the node of the empty path
+    MAX_DIMS = 8               # shapes up to this rank are compared in C
+
+
+# --- IdMap: two 32-bit keys to one 32-bit value -------------------------------------------------
+# Open addressing with linear probing over 12-byte slots, a power of two of them, at most three
+# quarters full: about 20 bytes an entry on average.  The keys are consecutive small numbers, so
+# all their bits are mixed before the low ones choose a slot.  A grown table is allocated and
+# filled first and swapped in last: a MemoryError leaves the old one in place.
+cdef struct Slot:
+    uint32_t a
+    uint32_t b
+    uint32_t value             # NONE marks an empty slot
+
+cdef struct IdMap:
+    Slot *slots                # NULL until the first entry
+    size_t mask                # number of slots - 1
+    size_t used
+
+cdef uint32_t idmap_get(const IdMap *self, uint32_t a, uint32_t b) noexcept nogil
+cdef int idmap_reserve(IdMap *self) except -1                # the next idmap_put cannot fail
+cdef void idmap_put(IdMap *self, uint32_t a, uint32_t b, uint32_t value) noexcept nogil
+cdef void idmap_remove(IdMap *self, uint32_t a, uint32_t b) noexcept nogil
+cdef void idmap_free(IdMap *self) noexcept
+
+
+# --- the four tables of a graph -----------------------------------------------------------------
+cdef struct Name:
+    PyObject *text             # owned; an exact str, never a subclass
+    uint32_t hash              # the upper half of its hash; the lower half chose the slot
+    bint starts_path           # may be the first component of a path
+    uint32_t suffix            # N where the text reads base_N, N a plain decimal; otherwise 0
+    bint numbered              # a name base_N with this base may be in the table
+    bint named_op              # the op names may hold it, below some node
+
+cdef class NameTable:
+    cdef Name *names
+    cdef uint32_t count, capacity
+    cdef uint32_t *slots       # name ids by hash; NONE = empty
+    cdef size_t mask
+    cdef bint long_numbered    # a name base_N too long to note its base may be in the table
+    cdef uint32_t find(self, PyObject *text) noexcept
+    cdef uint32_t intern(self, str component) except NONE
+    cdef int note_base(self, str component) except -1
+    cdef str text(self, uint32_t id)
+    cdef int grow(self) except -1
+
+
+cdef struct Node:
+    uint32_t parent
+    uint32_t name
+
+cdef class ScopeTree:
+    cdef Node *nodes
+    cdef uint32_t count, capacity
+    cdef IdMap children
+    cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE
+    cdef uint32_t find(self, uint32_t parent, uint32_t name) noexcept
+
+
+cdef struct Row:
+    uint32_t node
+    uint32_t name
+    uint32_t spec
+    uint32_t site
+    PyObject *handle           # borrowed: the handle clears it before it dies, and owns the graph
+    PyObject *content          # owned: what was materialised, NULL while only declared
+
+cdef class VariableTable:
+    cdef Row *rows                      # in the order of creation
+    cdef uint32_t count, capacity
+    cdef IdMap index
+    cdef uint32_t find(self, uint32_t node, uint32_t name) noexcept
+    cdef int reserve(self) except -1                         # the next add cannot fail
+    cdef uint32_t add(self, uint32_t node, uint32_t name, uint32_t spec,
+                      uint32_t site) noexcept
+    cdef void remove(self, uint32_t row) noexcept
+
+
+# The rest of what a variable is, shared by all variables that are alike.
+cdef class Spec:
+    cdef readonly object shape          # tuple, may hold None; None = unknown rank
+    cdef readonly object dtype          # numpy.dtype
+    cdef readonly object initializer
+    cdef readonly object regularizer
+    cdef readonly bint trainable
+    cdef readonly tuple collections
+    cdef readonly object caching_device
+    cdef readonly object constraint
+    cdef readonly bint validate_shape
+    cdef readonly bint repeatable       # an equal request means an equal spec
+    cdef readonly int64_t size          # number of elements, -1 while unknown
+    cdef readonly int64_t itemsize
+    cdef public object how_to_call      # what `initializers` found out about the initializer
+    cdef int rank                       # -1 where the shape is not known or has over MAX_DIMS
+    cdef int64_t dims[8]
+    cdef tuple key(self)
+
+
+# --- default names ------------------------------------------------------------------------------
+# Which scopes were opened inside the current one.  A log that only grows, read through a length:
+# (marks, length) is an immutable snapshot that costs nothing to take, so a task keeps what it was
+# born with while its parent goes on.  Whoever appends behind somebody else's length copies first.
+cdef struct Mark:
+    uint32_t node
+    uint32_t older             # index of the event before this one with the same key, or NONE
+    bint forget                # everything below node is forgotten; otherwise node is marked
+
+cdef class Marks:
+    cdef Mark inline_events[8]
+    cdef Mark *events
+    cdef uint32_t count, capacity, distinct
+    cdef uint32_t last_deep    # index of the newest mark that is no direct child, or NONE
+    cdef bint has_forgets
+    cdef IdMap latest          # (node, kind) -> newest event; made with the ninth event
+    cdef dict suffixes         # (node, default name) -> next suffix to try, a shortcut
+    cdef uint32_t get_suffix(self, uint32_t node, str name)
+    cdef int set_suffix(self, uint32_t node, str name, uint32_t suffix) except -1
+    cdef uint32_t newest(self, uint32_t node, bint forget, uint32_t length) noexcept
+    cdef int append(self, uint32_t node, bint forget, bint deep) except -1
+    cdef int index_events(self) except -1
+    cdef Marks copied(self, uint32_t length)
+
+
+# --- scopes -------------------------------------------------------------------------------------
+cdef class Defaults:
+    cdef readonly object initializer, regularizer, caching_device, partitioner
+    cdef readonly object custom_getter, dtype, constraint
+    cdef dict derived                   # what was derived from these, so that equals are identical
+    cdef Defaults derive(self, tuple overrides)
+    cdef Defaults replaced(self, int field, object value)
+    cdef object checked(self, int field, object value)
+
+
+# A name scope: the node itself (base NONE), or "base" or "base_suffix" below the node, which
+# becomes a node of its own only when something is created inside it.
+cdef struct NameScopeRef:
+    uint32_t node
+    uint32_t base
+    uint32_t suffix
+
+# What a call of get_variable asked for, apart from the name: by identity, the shape by value.
+cdef struct Request:
+    PyObject *defaults
+    PyObject *parts[8]         # dtype, initializer, regularizer, trainable, collections, ...
+    int rank                   # -1: no shape given
+    int64_t dims[8]
+    uint32_t spec
+
+# The specs that recent requests led to: a direct-mapped cache, doubled when two requests meet in
+# one slot, up to a bound; after that the newer one wins.  The pointers in a slot are borrowed from
+# the tuple at its place in `owned`, a list so that the garbage collector sees what is held here.
+cdef class RequestCache:
+    cdef Request *slots
+    cdef Request *recent       # the slot that answered last: loops ask for the same again
+    cdef list owned
+    cdef size_t mask
+    cdef uint32_t find(self, const Request *request) noexcept
+    cdef int put(self, const Request *request) except -1
+    cdef int resize(self, size_t size) except -1
+
+
+cdef class Registry:
+    cdef NameTable names
+    cdef ScopeTree tree
+    cdef VariableTable table
+    cdef IdMap op_names                 # (node, name) -> next suffix; 1 = the bare name is taken
+    cdef list specs                     # spec id -> Spec
+    cdef dict spec_ids                  # key of a Spec -> spec id
+    cdef RequestCache requests
+    cdef list sites                     # site id -> (code, instruction)
+    cdef dict site_ids
+    cdef dict renamed                   # row -> suffix, where the op name was already taken
+    cdef uint64_t serial
+    cdef readonly bint finalized
+    cdef object __weakref__
+
+    # text to numbers and back
+    cdef uint32_t walk(self, uint32_t node, str path, bint create) except? NONE
+    cdef uint32_t seek(self, uint32_t node, str path) except? NONE
+    cdef uint32_t open_path(self, uint32_t node, str path) except NONE
+    cdef uint32_t find_row(self, uint32_t node, str name) except? NONE
+    cdef bint below(self, uint32_t node, uint32_t ancestor) noexcept
+    cdef str path(self, uint32_t node)
+    cdef str join(self, uint32_t node, uint32_t name)
+    cdef str row_path(self, uint32_t row)
+    cdef str op_name(self, uint32_t row)
+    # variables
+    cdef object handle(self, uint32_t row)
+    cdef uint32_t spec_id(self, Spec spec) except NONE
+    cdef object commit(self, uint32_t node, uint32_t name, uint32_t spec, uint32_t site,
+                       uint32_t missed_at)
+    cdef int withdraw(self, Creation creation) except -1
+    # op names
+    cdef bint op_name_taken(self, uint32_t node, uint32_t name) except -1
+    cdef uint32_t taken(self, uint32_t node, uint32_t name) except? 0
+    cdef uint32_t claim(self, uint32_t node, uint32_t name, bint mark) except NONE
+    cdef int use(self, uint32_t node, uint32_t name, uint32_t next_suffix) except -1
+    cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1
+    cdef uint32_t raise_counter(self, uint32_t node, uint32_t name, uint32_t used,
+                                bint mark) except NONE
+    cdef uint32_t name_scope_node(self, NameScopeRef ref) except NONE
+    cdef str name_scope_path(self, NameScopeRef ref)
+
+
+# What a row was made of, so that it can be withdrawn: see journals in the pyx.
+cdef class Creation:
+    cdef Handle handle
+    cdef uint32_t op_counter            # of the op name before; NONE: it had no entry
+
+# What Python code holds of a row.  The row points back without owning: see Handle in the pyx.
+cdef class Handle:
+    cdef readonly Registry graph
+    cdef uint32_t row                   # NONE: withdrawn
+    cdef object __weakref__
+    cdef int check(self) except -1
+
+
+cdef class VariableScope:
+    cdef readonly Registry graph
+    cdef Defaults defaults
+    cdef uint32_t node
+    cdef int mode                       # 0 not reusing, 1 reusing, 2 AUTO_REUSE
+    cdef NameScopeRef opened_as         # the name scope of the first opening
+    cdef object reuse_origin            # (path, code, instruction) that switched reuse on, or None
+    cdef object __weakref__
+    cdef int set_default(self, int field, object value) except -1
+
+
+cdef class Frame:
+    cdef Registry graph
+    cdef Frame below                    # None on the graph's root
+    cdef object entry                   # the context manager that opened it
+    cdef VariableScope scope
+    cdef Defaults defaults              # the scope's, as they are for this thread or task
+    cdef uint32_t node
+    cdef int mode
+    cdef NameScopeRef name_scope
+    cdef Marks marks_below              # the marks of the frame below, as this one was opened
+    cdef uint32_t length_below
+    cdef int kind
+    cdef bint looks_below               # marks_below may name scopes below this one
+    cdef Frame look                     # the next frame down of which that is true
+    cdef Frame copied(self, Frame below)
+
+
+# What the context variable holds.
+cdef class Stack:
+    cdef Registry graph                 # None: whichever graph is the default one
+    cdef uint64_t serial                # of the graph that top and marks belong to
+    cdef Frame top
+    cdef Marks marks
+    cdef uint32_t length
+    cdef object switches                # graphs entered by as_default: a linked GraphSwitch
+    cdef tuple others                   # root states of graphs that are not current
+    cdef uint64_t thread                # the id of the thread state, which is never used again
+    cdef PyObject *context              # where it was set; borrowed, only ever compared
+    cdef PyObject *variables            # what that context held then; likewise
+    cdef int standing                   # whether it may be changed in place: see in_place
