@@ -1,0 +1,270 @@
+"""How `get_variable` decides: custom getters, then sharing, then a plan and its commit.
+
+A request is put together from what the caller gave and what the scope holds.  For a new variable
+it becomes a `Spec`, which takes all checks; then the core adds one row, which cannot fail half-way.
+The core calls `create_or_share` when it has not seen the like before, or when a getter has a say.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from varscope import initializers, shapes
+from varscope._scopecore import (
+    AUTO_REUSE,
+    ComposedGetter,
+    Handle,
+    Registry,
+    Spec,
+    all_or_nothing,
+    site_text,
+)
+from varscope.errors import (
+    ArgumentTypeError,
+    DTypeMismatchError,
+    InitializerError,
+    InvalidShapeError,
+    NotCallableError,
+    NotYetError,
+    ReuseError,
+    ShapeMismatchError,
+    VariableExistsError,
+    VariableMissingError,
+)
+from varscope.regularizers import no_regularizer
+
+
+class GraphKeys:
+    """The standard names of collections."""
+
+    GLOBAL_VARIABLES = "variables"
+    TRAINABLE_VARIABLES = "trainable_variables"
+    LOCAL_VARIABLES = "local_variables"
+    REGULARIZATION_LOSSES = "regularization_losses"
+
+
+@dataclass(frozen=True, slots=True)
+class VariableRequest:
+    """One call of `get_variable`, with the scope's defaults in place of what was left out."""
+
+    graph: Registry
+    scope: str  # path of the scope that was asked
+    origin: tuple | None  # (scope, code, instruction) that switched reuse on
+    name: str  # full name
+    shape: Any
+    dtype: Any  # None where an initializer's own dtype counts
+    default_dtype: np.dtype
+    initializer: Any
+    regularizer: Any
+    reuse: Any
+    trainable: bool
+    collections: Any
+    caching_device: Any
+    partitioner: Any
+    validate_shape: bool
+    constraint: Any
+
+
+def create_or_share(graph, scope, defaults, mode, origin, name, shape, dtype, initializer,
+                    regularizer, trainable, collections, caching_device, partitioner,
+                    validate_shape, custom_getter, constraint):  # fmt: skip
+    """The variable of a name in a scope; the core's way out of compiled code."""
+    if not isinstance(name, str):
+        raise ArgumentTypeError.of("name", "a str", name)
+    name = str.__str__(name)
+
+    def inherited(given, default):
+        return default if given is None else given
+
+    arguments = {
+        "shape": shape,
+        "dtype": None if dtype is None else shapes.as_dtype(dtype),
+        "initializer": inherited(initializer, defaults.initializer),
+        "regularizer": inherited(regularizer, defaults.regularizer),
+        "reuse": (False, True, AUTO_REUSE)[mode],
+        "trainable": trainable,
+        "collections": collections,
+        "caching_device": inherited(caching_device, defaults.caching_device),
+        "partitioner": inherited(partitioner, defaults.partitioner),
+        "validate_shape": validate_shape,
+        "constraint": inherited(constraint, defaults.constraint),
+    }
+    getter = TrueGetter(graph, scope, origin, defaults.dtype, arguments["reuse"])
+    full_name = f"{scope}/{name}" if scope else name
+    custom = composed(custom_getter, defaults.custom_getter)
+    if custom is None:
+        return getter(full_name, **arguments)
+    if dtype is None and not initializers.is_value(arguments["initializer"]):
+        arguments["dtype"] = defaults.dtype  # a getter sees what will be used
+    return all_or_nothing(custom, getter, full_name, **arguments)
+
+
+def composed(inner: Callable | None, outer: Callable | None) -> Callable | None:
+    """The call's getter inside the scope's: the inner one runs first."""
+    if inner is None:
+        return outer
+    if not callable(inner):
+        raise NotCallableError.custom_getter(inner)
+    return inner if outer is None else ComposedGetter(inner, outer)
+
+
+class TrueGetter:
+    """The innermost `getter` that custom getters call: it creates or shares by full name."""
+
+    def __init__(self, graph, scope, origin, default_dtype, reuse):
+        self._facts = graph, scope, origin, default_dtype
+        self._reuse = reuse
+
+    def __call__(self, name, shape=None, dtype=None, initializer=None, regularizer=None,
+                 reuse=None, trainable=True, collections=None, caching_device=None,
+                 partitioner=None, validate_shape=True, constraint=None):  # fmt: skip
+        graph, scope, origin, default_dtype = self._facts
+        if reuse is None:
+            reuse = self._reuse
+        elif not (reuse is True or reuse is False or reuse is AUTO_REUSE):
+            raise ReuseError.unusable(reuse)
+        return resolve(
+            VariableRequest(
+                graph, scope, origin, name, shape, dtype, default_dtype, initializer,
+                regularizer, reuse, bool(trainable), collections, caching_device, partitioner,
+                bool(validate_shape), constraint,
+            )  # fmt: skip
+        )
+
+
+def resolve(request: VariableRequest) -> Handle:
+    """Share or create, as the request's reuse says."""
+    graph = request.graph
+    while True:
+        found = graph._find(request.name)
+        if found is not None:
+            if request.reuse is False:
+                raise VariableExistsError.of(request.name, found.creation_site, request.scope)
+            check_shareable(request, found)
+            return found
+        if request.reuse is True:
+            raise missing(request)
+        made = graph._add(request.name, plan(request))
+        if made is not None:
+            return made
+        # Another thread was quicker: look again.
+
+
+def missing(request: VariableRequest) -> VariableMissingError:
+    """The error for a name that is not there, with the names that may have been meant."""
+    scope, _, leaf = request.name.rpartition("/")
+    candidates = request.graph._leaves_like(scope, leaf, 2000)
+    similar = difflib.get_close_matches(request.name, candidates, n=3, cutoff=0.5)
+    origin = request.origin
+    return VariableMissingError.of(
+        request.name, None if origin is None else (origin[0], site_text(origin[1:])), similar
+    )
+
+
+def check_shareable(request: VariableRequest, found: Handle) -> None:
+    """Whether the variable that is there is what was asked for."""
+    spec = found._spec
+    shape, dtype = shapes.as_shape(request.shape), request.dtype
+    if initializers.is_value(request.initializer):
+        value = initializers.as_value(request.initializer)
+        check_value(request, value)
+        shape, dtype = value.shape, value.dtype
+    elif dtype is None:
+        dtype = request.default_dtype
+    if not shapes.is_compatible(shape, spec.shape):
+        raise ShapeMismatchError.of(request.name, spec.shape, shape)
+    if shapes.as_dtype(dtype) != spec.dtype:
+        raise DTypeMismatchError.of(request.name, spec.dtype, dtype)
+
+
+def plan(request: VariableRequest) -> Spec:
+    """What the new variable will be; everything that can be wrong with it is found here."""
+    refuse_what_is_not_there(request)
+    if request.constraint is not None and not callable(request.constraint):
+        raise ArgumentTypeError.of("constraint", "callable", request.constraint)
+    shape, initializer = shapes.as_shape(request.shape), request.initializer
+    dtype = request.default_dtype if request.dtype is None else shapes.as_dtype(request.dtype)
+    repeatable = True
+    if initializers.is_value(initializer):
+        value = initializers.as_value(initializer)
+        check_value(request, value)
+        # A number stays what it is; an array can be written to between two requests.
+        repeatable = isinstance(initializer, (bool, int, float, complex))
+        shape, dtype, initializer = value.shape, value.dtype, initializers.Value(value)
+    elif initializer is None:
+        initializer = initializers.default_for(dtype)
+        if initializer is None:
+            raise InitializerError(
+                f"variable {request.name} of dtype {dtype} needs an initializer: the default is "
+                "there for floats, integers and bool only; write initializer=varscope.zeros, say"
+            )
+    elif isinstance(initializer, type):
+        initializer = initializer()
+    if shapes.is_known(shape):
+        shapes.check_size(shape, dtype)  # type: ignore[arg-type]
+    elif request.validate_shape:
+        raise InvalidShapeError(
+            f"variable {request.name} is new and its shape is {shape}: give one with every "
+            "dimension known, such as [3, 4], or validate_shape=False to let the initializer "
+            "decide",
+            shape,
+        )
+    return Spec(
+        shape, dtype, initializer, given_regularizer(request), request.trainable,
+        as_collections(request), request.caching_device or None, request.constraint,
+        request.validate_shape, repeatable,
+    )  # fmt: skip
+
+
+def check_value(request: VariableRequest, value: np.ndarray) -> None:
+    """An array or number as initializer allows no other shape or dtype beside it."""
+    if request.shape is not None:
+        raise InitializerError(
+            f"variable {request.name}: the initializer is a value of shape {value.shape}, which "
+            f"fixes the shape; do not specify shape ({request.shape!r:.100} was given)"
+        )
+    if request.dtype is not None and shapes.as_dtype(request.dtype) != value.dtype:
+        raise InitializerError(
+            f"variable {request.name}: initializer dtype {value.dtype} and explicit dtype "
+            f"{request.dtype} don't match; leave dtype out, or convert the initializer"
+        )
+
+
+def given_regularizer(request: VariableRequest) -> Any:
+    """The regularizer, None where that means none."""
+    return None if request.regularizer is no_regularizer else request.regularizer
+
+
+def refuse_what_is_not_there(request: VariableRequest) -> None:
+    """Say so, rather than ignore it, where an argument asks for what comes later."""
+    for what, given in (
+        ("partitioner", request.partitioner),
+        ("regularizer", given_regularizer(request)),
+        ("caching_device", request.caching_device or None),
+    ):
+        if given is not None:
+            raise NotYetError(
+                f"variable {request.name}: {what}={given!r:.100} cannot be used yet in this "
+                f"version; scopes keep and show it, but create variables without {what}"
+            )
+
+
+def as_collections(request: VariableRequest) -> tuple[Hashable, ...]:
+    """The collections that a new variable goes to."""
+    keys = request.collections
+    if keys is None:
+        keys = (GraphKeys.GLOBAL_VARIABLES,)
+    elif isinstance(keys, (str, bytes)):
+        raise ArgumentTypeError.of("collections", "a list of keys", keys)
+    keys = tuple(dict.fromkeys(keys))
+    if request.trainable and GraphKeys.TRAINABLE_VARIABLES not in keys:
+        keys += (GraphKeys.TRAINABLE_VARIABLES,)
+    return keys
+
+
+__all__ = ["GraphKeys", "create_or_share"]

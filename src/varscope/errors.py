@@ -1,0 +1,268 @@
+"""What can go wrong, as exceptions that carry the facts.
+
+Every class is also the built-in exception that a user of the original would catch.  The facts
+stay on the exception as attributes; the text says what came, what was expected and what to write.
+"""
+
+from __future__ import annotations
+
+
+class VarscopeError(Exception):
+    """The base of all errors that this library defines."""
+
+
+class ArgumentTypeError(VarscopeError, TypeError):
+    """An argument of a type that cannot be used."""
+
+    @classmethod
+    def of(cls, what, expected, value):
+        """`what` was to be `expected`, and `value` came."""
+        error = cls(f"{what} must be {expected}, not {type(value).__name__}: {value!r:.200}")
+        error.value = value
+        return error
+
+    @classmethod
+    def no_name(cls):
+        return cls(
+            "variable_scope needs a name: give name_or_scope, or None and a default_name, as in "
+            "variable_scope(None, 'layer')"
+        )
+
+    @classmethod
+    def foreign_graph(cls, value, graph):
+        kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
+        error = cls(
+            f"the graph of the value {value!r:.100} is a {kind}, not a varscope graph; attach it "
+            "first: varscope.attach(value.graph)"
+        )
+        error.value = value
+        error.graph = graph
+        return error
+
+
+class InvalidNameError(VarscopeError, ValueError):
+    """A name that no scope or variable can have; `name` and the offending `part`."""
+
+    RULE = "write components of letters, digits, '_', '.' and '-', joined by single slashes"
+
+    def __init__(self, message, name=None, part=None):
+        super().__init__(message)
+        self.name = name
+        self.part = part
+
+    @classmethod
+    def empty_component(cls, name):
+        if not name:
+            return cls(f"the name is empty; {cls.RULE}", name, "")
+        return cls(f"name {shown(name)} has an empty component; {cls.RULE}", name, "")
+
+    @classmethod
+    def bad_character(cls, name, index):
+        part = name[index]
+        return cls(
+            f"name {shown(name)} has the character {part!a} at position {index}; {cls.RULE}",
+            name,
+            part,
+        )
+
+    @classmethod
+    def bad_start(cls, name):
+        first = name.partition("/")[0]
+        return cls(
+            f"name {shown(name)} starts with {first[0]!r}; at the root the first component "
+            f"{shown(first)} must start with a letter, a digit or '.'",
+            name,
+            first,
+        )
+
+
+def shown(name):
+    """A name for a message: escaped, and not all of it where it is megabytes."""
+    return ascii(name) if len(name) <= 200 else f"{name[:100]!a}...({len(name):,} characters)"
+
+
+class InvalidShapeError(VarscopeError, ValueError):
+    """A shape that no variable can have; `shape` as it came."""
+
+    def __init__(self, message, shape=None):
+        super().__init__(message)
+        self.shape = shape
+
+
+class InvalidShapeTypeError(InvalidShapeError, TypeError):
+    """A shape or dimension of a type that is not an integer."""
+
+
+class ReuseError(VarscopeError, ValueError):
+    """A `reuse` that cannot be."""
+
+    @classmethod
+    def unusable(cls, reuse):
+        error = cls(
+            f"reuse must be None, True or varscope.AUTO_REUSE, not {reuse!r:.100}: reuse cannot "
+            "be switched off inside a scope that reuses; write reuse=None to inherit it, or open "
+            "the scope from outside, where reuse is off"
+        )
+        error.reuse = reuse
+        return error
+
+    @classmethod
+    def default_name(cls, name, reuse):
+        error = cls(
+            f"reuse={reuse!r} with default_name={name!r} only: a default name is always a new "
+            f"one; to reuse, name the scope: variable_scope({name!r}, reuse={reuse!r})"
+        )
+        error.reuse = reuse
+        error.name = name
+        return error
+
+
+class NotCallableError(VarscopeError, ValueError):
+    """A hook that cannot be called."""
+
+    @classmethod
+    def custom_getter(cls, value):
+        error = cls(
+            f"custom_getter {value!r:.100} is not callable; write a function "
+            "custom_getter(getter, name, *args, **kwargs)"
+        )
+        error.value = value
+        return error
+
+
+class VariableExistsError(VarscopeError, ValueError):
+    """A new variable was wanted and one of this name is there; `name`, `site` of its creation."""
+
+    @classmethod
+    def of(cls, name, site, scope):
+        file, line, function = site
+        error = cls(
+            f"variable {name} already exists, created at {file}:{line} in {function}; to share "
+            f"it, open its scope with reuse: variable_scope({scope!r}, reuse=True), or "
+            "reuse=varscope.AUTO_REUSE to create what is missing"
+        )
+        error.name = name
+        error.site = site
+        return error
+
+
+class VariableMissingError(VarscopeError, ValueError):
+    """A variable was to be reused and is not there; `name`, `origin`, `similar` names."""
+
+    @classmethod
+    def of(cls, name, origin, similar):
+        where = ""
+        if origin is not None:
+            scope, (file, line, function) = origin
+            scope = f"scope {scope!r}" if scope else "the root scope"
+            where = f"; {scope} switched reuse on at {file}:{line} in {function}"
+        nearest = f"; nearest existing names: {', '.join(similar)}" if similar else ""
+        error = cls(
+            f"variable {name} does not exist{where}{nearest}; to create what is missing, open "
+            "the scope with reuse=varscope.AUTO_REUSE, or without reuse"
+        )
+        error.name = name
+        error.origin = origin
+        error.similar = similar
+        return error
+
+
+class ShapeMismatchError(VarscopeError, ValueError):
+    """A shape that is not the variable's; `name`, `expected` and `given`."""
+
+    @classmethod
+    def of(cls, name, expected, given, what="asked for"):
+        error = cls(f"variable {name} has shape {expected}, and {given} was {what}")
+        error.name = name
+        error.expected = expected
+        error.given = given
+        return error
+
+
+class DTypeMismatchError(VarscopeError, ValueError):
+    """A dtype that is not the variable's; `name`, `expected` and `given`."""
+
+    @classmethod
+    def of(cls, name, expected, given, what="asked for"):
+        error = cls(
+            f"variable {name} has dtype {expected}, and {given} was {what}; write "
+            f"dtype={str(expected)!r}"
+        )
+        error.name = name
+        error.expected = expected
+        error.given = given
+        return error
+
+
+class InitializerError(VarscopeError, ValueError):
+    """An initializer that does not fit the variable."""
+
+
+class GraphMismatchError(VarscopeError, ValueError):
+    """Values of different graphs; `first` and `second` are two that differ."""
+
+    @classmethod
+    def of(cls, first, second):
+        error = cls(
+            f"values belong to different graphs: {first!r:.100} to {first.graph!r}, and "
+            f"{second!r:.100} to {second.graph!r}; give values of one graph"
+        )
+        error.first = first
+        error.second = second
+        return error
+
+
+class ScopeOrderError(VarscopeError, RuntimeError):
+    """A scope that was closed while it was not the innermost one; `closed` and `innermost`."""
+
+    @classmethod
+    def still_open(cls, closed, innermost):
+        error = cls(
+            f"{closed} was closed while {innermost}, opened after it, is still open; close "
+            "scopes in the reverse order (a generator that is suspended inside one keeps it open)"
+        )
+        error.closed = closed
+        error.innermost = innermost
+        return error
+
+    @classmethod
+    def not_open(cls, closed, innermost):
+        error = cls(
+            f"{closed} was closed and is not open in this thread or task, where the innermost "
+            f"is {innermost}; close a scope where it was opened"
+        )
+        error.closed = closed
+        error.innermost = innermost
+        return error
+
+
+class OpenScopeError(VarscopeError, RuntimeError):
+    """Something that can only be done outside every scope."""
+
+    @classmethod
+    def reset(cls, innermost):
+        return cls(
+            f"the default graph cannot be reset inside {innermost}; leave it first, or build in "
+            "a graph of your own: with varscope.Graph().as_default()"
+        )
+
+
+class FinalizedGraphError(VarscopeError, RuntimeError):
+    """A finalized graph takes no new names."""
+
+    @classmethod
+    def variable(cls, name):
+        error = cls(
+            f"variable {name} cannot be created: the graph is finalized; create everything "
+            "before graph.finalize()"
+        )
+        error.name = name
+        return error
+
+
+class WithdrawnError(VarscopeError, RuntimeError):
+    """A variable that is no longer there, because its creation was part of something that failed."""
+
+
+class NotYetError(VarscopeError, NotImplementedError):
+    """Something that this version accepts, keeps and shows, and cannot do yet."""

@@ -1,0 +1,422 @@
+"""`Graph`: one namespace of variables and op names, with its collections, seed and storage."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from varscope import randomness, shapes
+from varscope._scopecore import (
+    GraphEntry,
+    Registry,
+    Spec,
+    get_default_graph,
+    register,
+    replace_default_graph,
+)
+from varscope.creation import GraphKeys, create_or_share
+from varscope.errors import ArgumentTypeError, InvalidNameError, NotYetError
+from varscope.storage import Heap
+from varscope.variables import Content, Variable
+
+
+class Graph(Registry):
+    """A namespace of variables and op names.
+
+    Parameters
+    ----------
+    seed : int, optional
+        From which all random initial values follow; drawn from the system where it is not given.
+    storage : optional
+        Who allocates; only None, each variable for itself, is there yet.
+
+    >>> import varscope as vs
+    >>> g = vs.Graph(seed=1)
+    >>> with g.as_default():
+    ...     with vs.variable_scope("layer"):
+    ...         w = vs.get_variable("w", [3, 4])
+    >>> len(g), g.num_parameters, g["layer/w"] is w
+    (1, 12, True)
+    """
+
+    def __init__(self, seed: int | None = None, storage=None):
+        if storage is not None:
+            raise NotYetError(
+                f"storage={storage!r:.100} cannot be used yet in this version; write "
+                "Graph(storage=None)"
+            )
+        self.storage = Heap()
+        self.seed = seed
+        self._extras: dict[Any, list[tuple[int, Any]]] = {}
+
+    @property
+    def seed(self) -> int:
+        """From which all random initial values follow."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int | None) -> None:
+        if seed is None:
+            seed = randomness.draw_seed()
+        self._seed = shapes.as_seed(seed)
+
+    def as_default(self) -> GraphEntry:
+        """A context manager in which this is the current graph, at its own current scope."""
+        return GraphEntry(self)
+
+    # --- variables
+    @property
+    def variables(self) -> Variables:
+        """All variables in the order of creation, as a sequence."""
+        return Variables(self)
+
+    def __len__(self) -> int:
+        return self._count()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._op_names())
+
+    def __bool__(self) -> bool:
+        return True  # a graph without variables is still a graph
+
+    def __contains__(self, name) -> bool:
+        return isinstance(name, str) and self._lookup(name) is not None
+
+    def __getitem__(self, name) -> Variable:
+        if not isinstance(name, str):
+            raise ArgumentTypeError.of("a variable's name", "a str", name)
+        found = self._lookup(name)
+        if found is None:
+            raise KeyError(
+                f"no variable {name!r} in this graph of {len(self):,}; look with graph.find"
+            )
+        return found
+
+    def _lookup(self, name: str) -> Variable | None:
+        name = name.removesuffix(":0")
+        found = self._find(name)
+        if found is None:
+            row = self._renamed_row(name)
+            found = None if row < 0 else self._handle(row)
+        return found
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of elements of all variables together."""
+        return self._totals()[0]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all variables together, allocated or not."""
+        return self._totals()[1]
+
+    def find(self, pattern: str | re.Pattern) -> list[Variable]:
+        """The variables whose full name fits, in the order of creation.
+
+        Parameters
+        ----------
+        pattern : str or compiled regex
+            In a str, `*` stands for any characters within a component, `?` for one, and `**` for
+            any number of components.  A regex is matched from the start of the name.
+
+        >>> import varscope as vs
+        >>> g = vs.Graph()
+        >>> with g.as_default():
+        ...     for name in ["a/w", "a/b/w", "a/b/v"]:
+        ...         _ = vs.get_variable(name, [1])
+        >>> [v.op_name for v in g.find("a/**/w")]
+        ['a/w', 'a/b/w']
+        """
+        match = pattern.match if isinstance(pattern, re.Pattern) else glob(pattern).fullmatch
+        return [self._handle(row) for row, name in enumerate(self._op_names()) if match(name)]
+
+    # --- collections
+    def add_to_collection(self, key, value) -> None:
+        """Add anything to a collection, behind what is there now."""
+        self._extras.setdefault(key, []).append((len(self), value))
+
+    def get_collection(self, key, scope: str | re.Pattern | None = None) -> list:
+        """The entries of a collection, in the order in which they were added.
+
+        Parameters
+        ----------
+        key : hashable
+            One of `GraphKeys`, or any other.
+        scope : str or compiled regex, optional
+            Only the entries whose name lies at or below this path; a regex is matched with
+            `re.match`.
+        """
+        if scope is not None and not isinstance(scope, (str, re.Pattern)):
+            raise ArgumentTypeError.of("scope", "a path or a compiled regex", scope)
+        path = scope.removesuffix("/") if isinstance(scope, str) else None
+        entries: list[tuple[int, Any]] = [
+            (row, self._handle(row)) for row in self._rows_in(key, path or None)
+        ]
+        for place, value in self._extras.get(key, ()):
+            if path and not under(path, getattr(value, "name", None)):
+                continue
+            entries.append((place - 0.5, value))  # type: ignore[arg-type]
+        entries.sort(key=lambda entry: entry[0])
+        values = [value for _, value in entries]
+        if isinstance(scope, re.Pattern):
+            names = [getattr(value, "name", None) for value in values]
+            values = [
+                value
+                for value, name in zip(values, names, strict=True)
+                if isinstance(name, str) and scope.match(name)
+            ]
+        return values
+
+    def global_variables(self, scope=None) -> list[Variable]:
+        """The variables in `GraphKeys.GLOBAL_VARIABLES`."""
+        return self.get_collection(GraphKeys.GLOBAL_VARIABLES, scope)
+
+    def trainable_variables(self, scope=None) -> list[Variable]:
+        """The variables in `GraphKeys.TRAINABLE_VARIABLES`."""
+        return self.get_collection(GraphKeys.TRAINABLE_VARIABLES, scope)
+
+    def local_variables(self, scope=None) -> list[Variable]:
+        """The variables in `GraphKeys.LOCAL_VARIABLES`."""
+        return self.get_collection(GraphKeys.LOCAL_VARIABLES, scope)
+
+    # --- copies
+    def __repr__(self):
+        return f"<Graph {id(self):#x} of {len(self):,} variables>"
+
+    def __reduce__(self):
+        rows = []
+        for row, variable in enumerate(self.variables):
+            content = variable._content
+            rows.append(
+                (
+                    variable.path,
+                    variable._spec,
+                    self._suffix(row),
+                    variable.creation_site,
+                    None if content is None else (content.array, content.version),
+                )
+            )
+        state = {
+            "rows": rows,
+            "op_names": self._op_state(),
+            # A variable of this graph cannot be looked up before the rows are there.
+            "extras": {
+                key: [
+                    (place, value._index, None) if value in self.variables else (place, None, value)
+                    for place, value in entries
+                ]
+                for key, entries in self._extras.items()
+            },
+            "finalized": self.finalized,
+        }
+        return Graph, (self._seed,), state
+
+    def __setstate__(self, state):
+        for row, (path, spec, suffix, site, content) in enumerate(state["rows"]):
+            self._load(path, spec, suffix, site)
+            if content is not None:
+                self._handle(row)._content = Content(content[0])
+                self._handle(row)._content.version = content[1]
+        self._load_op_state(state["op_names"])
+        self._extras = {
+            key: [
+                (place, value if row is None else self._handle(row)) for place, row, value in entries
+            ]
+            for key, entries in state["extras"].items()
+        }
+        if state["finalized"]:
+            self.finalize()
+
+
+class Variables(Sequence):
+    """The variables of a graph in the order of creation; a view, not a copy."""
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+
+    def __len__(self) -> int:
+        return self._graph._count()
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self._graph._handle(row) for row in range(*index.indices(len(self)))]
+        row = index.__index__()
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"variable {row} of a graph of {len(self):,}")
+        return self._graph._handle(row % len(self))
+
+    def __contains__(self, value) -> bool:
+        return isinstance(value, Variable) and value.graph is self._graph
+
+    def index(self, value, start: int = 0, stop: int | None = None) -> int:
+        """The place of a variable in the order of creation."""
+        if value in self and value._index in range(len(self))[start:stop]:
+            return value._index
+        raise ValueError(f"{value!r} is not in the sequence")
+
+    def count(self, value) -> int:
+        """1 for a variable of the graph, 0 for anything else."""
+        return int(value in self)
+
+    def __repr__(self):
+        return f"<{len(self):,} variables of {self._graph!r}>"
+
+
+def glob(pattern: str) -> re.Pattern:
+    """The regex of a pattern on path components."""
+    if not isinstance(pattern, str):
+        raise ArgumentTypeError.of("pattern", "a str or a compiled regex", pattern)
+    text = ""
+    parts = pattern.split("/")
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if part == "**":
+            text += ".*" if last else "(?:[^/]+/)*"
+        elif "**" in part:
+            raise InvalidNameError(
+                f"pattern {pattern!r}: '**' must be a component of its own, as in 'a/**/w'",
+                pattern,
+                part,
+            )
+        else:
+            text += "".join({"*": "[^/]*", "?": "[^/]"}.get(c, re.escape(c)) for c in part)
+            text += "" if last else "/"
+    return re.compile(text)
+
+
+def under(path: str, name) -> bool:
+    """Whether a name lies at or below a path, at a component's border."""
+    if not isinstance(name, str):
+        return False
+    return f"{name.removesuffix(':0')}/".startswith(f"{path}/")
+
+
+# --- graphs of other libraries
+
+class Attachment:
+    """What `attach` leaves with a graph of another library; copies of that graph hold nothing."""
+
+    __slots__ = ("graph", "host")
+
+    def __init__(self, host, graph: Graph):
+        self.host = weakref.ref(host)
+        self.graph = graph
+
+    def __reduce__(self):
+        return _detached, ()
+
+
+def _detached() -> None:
+    """What a copied or pickled `Attachment` becomes."""
+
+
+# Of hosts that have no __dict__.  Where there is one the attachment lies in it, so that the
+# garbage collector sees a cycle from the graph's initializers back to the host.
+_attached: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_KEY = "_varscope_attachment"
+
+
+def attach(host_graph) -> Graph:
+    """Give a graph of another library a varscope graph that lives as long as it does.
+
+    Afterwards objects whose `graph` attribute is `host_graph` can be passed as `values` to
+    `variable_scope`.  Attaching again returns the same graph.
+
+    Parameters
+    ----------
+    host_graph
+        Any object that can be weakly referenced, a `torch.fx.Graph` say.
+
+    Returns
+    -------
+    Graph
+    """
+    if isinstance(host_graph, Graph):
+        return host_graph
+    found = attached(host_graph)
+    if found is not None:
+        return found
+    try:
+        attachment = Attachment(host_graph, Graph())
+        holders = getattr(host_graph, "__dict__", None)
+        if isinstance(holders, dict):
+            holders[_KEY] = attachment
+        else:
+            _attached[host_graph] = attachment
+    except TypeError:
+        raise ArgumentTypeError.of("host_graph", "weakly referenceable", host_graph) from None
+    return attachment.graph
+
+
+def attached(host_graph) -> Graph | None:
+    """The graph that `attach` gave, or None."""
+    attachment = getattr(host_graph, "__dict__", {}).get(_KEY)
+    if attachment is None:
+        try:
+            attachment = _attached.get(host_graph)
+        except TypeError:  # cannot be weakly referenced, or not hashed
+            return None
+    if attachment is None or attachment.host() is not host_graph:
+        return None
+    return attachment.graph
+
+
+# --- the default graph
+
+
+def reset_default_graph() -> None:
+    """Put a fresh graph in place of the default one; RuntimeError inside a graph or scope."""
+    replace_default_graph(Graph())
+
+
+def set_random_seed(seed: int | None) -> None:
+    """Set the seed of the current graph; what is materialised already stays as it is."""
+    get_default_graph().seed = seed
+
+
+def get_collection(key, scope=None) -> list:
+    """`Graph.get_collection` of the current graph."""
+    return get_default_graph().get_collection(key, scope)
+
+
+def add_to_collection(key, value) -> None:
+    """`Graph.add_to_collection` of the current graph."""
+    get_default_graph().add_to_collection(key, value)
+
+
+def global_variables(scope=None) -> list[Variable]:
+    """The global variables of the current graph."""
+    return get_default_graph().global_variables(scope)
+
+
+def trainable_variables(scope=None) -> list[Variable]:
+    """The trainable variables of the current graph."""
+    return get_default_graph().trainable_variables(scope)
+
+
+def local_variables(scope=None) -> list[Variable]:
+    """The local variables of the current graph."""
+    return get_default_graph().local_variables(scope)
+
+
+def initialize(variables: Iterable[Variable] | None = None, threads=None, progress=None) -> None:
+    """Materialise many variables at once: those given, or all of the current graph."""
+    for what, given in (("threads", threads), ("progress", progress)):
+        if given is not None:
+            raise NotYetError(f"initialize({what}=...) cannot be used yet in this version")
+    for variable in get_default_graph().variables if variables is None else variables:
+        variable.initialize()
+
+
+register(
+    handle=Variable,
+    create_or_share_with=create_or_share,
+    dtype_from=shapes.as_dtype,
+    default_dtype=shapes.as_dtype("float32"),
+    attached=attached,
+)
+replace_default_graph(Graph())
+
+__all__ = ["Graph", "GraphKeys", "Spec", "attach"]

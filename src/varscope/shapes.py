@@ -1,0 +1,131 @@
+"""Shapes and dtypes as they are given, made plain: tuples of int or None, and numpy.dtype."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import numpy as np
+
+from varscope.errors import ArgumentTypeError, InvalidShapeError, InvalidShapeTypeError
+
+Shape = tuple[int | None, ...]
+LARGEST = 2**63 - 1
+RULE = "write a sequence of non-negative ints, such as [3, 4], or [] for a scalar"
+
+
+def as_shape(shape) -> Shape | None:
+    """A shape as a tuple; dimensions may be None, and None is a shape of unknown rank.
+
+    >>> as_shape(3), as_shape([2, None])
+    ((3,), (2, None))
+    """
+    if shape is None:
+        return None
+    if isinstance(shape, (str, bytes)):
+        raise InvalidShapeTypeError(f"shape {shape!r} is text; {RULE}", shape)
+    if isinstance(shape, Iterable) and not (isinstance(shape, np.ndarray) and shape.ndim == 0):
+        dims = tuple(shape)
+    else:
+        dims = (shape,)
+    return tuple(None if dim is None else as_dim(dim, shape) for dim in dims)
+
+
+def as_dim(dim, shape) -> int:
+    """One dimension as an int from 0 to 2**63 - 1."""
+    if isinstance(dim, (bool, np.bool_)):
+        raise InvalidShapeTypeError(f"shape {shape!r} holds the bool {dim!r}; {RULE}", shape)
+    try:
+        value = operator.index(dim)
+    except TypeError:
+        raise InvalidShapeTypeError(
+            f"shape {shape!r} holds {dim!r}, a {type(dim).__name__}; {RULE}", shape
+        ) from None
+    if not 0 <= value <= LARGEST:
+        raise InvalidShapeError(
+            f"shape {shape!r} holds {value}, which is not from 0 to 2**63 - 1; {RULE}", shape
+        )
+    return value
+
+
+def is_known(shape: Shape | None) -> bool:
+    """Whether every dimension is a number."""
+    return shape is not None and None not in shape
+
+
+def check_size(shape: Shape, dtype: np.dtype) -> None:
+    """Refuse a shape whose bytes cannot be counted in 63 bits, before anything is allocated."""
+    nbytes = max(dtype.itemsize, 1)
+    for dim in shape:
+        nbytes *= max(dim or 0, 1)  # as NumPy counts: a zero elsewhere does not help
+    if nbytes > LARGEST:
+        raise InvalidShapeError(
+            f"shape {shape} of {dtype} takes {nbytes:,} bytes, more than 2**63 - 1 can be "
+            "addressed; write smaller dimensions",
+            shape,
+        )
+
+
+def is_compatible(asked: Shape | None, actual: Shape | None) -> bool:
+    """Whether the two agree wherever both are known.
+
+    >>> is_compatible((None, 4), (3, 4)), is_compatible((3,), (3, 4))
+    (True, False)
+    """
+    if asked is None or actual is None:
+        return True
+    return len(asked) == len(actual) and all(
+        a is None or b is None or a == b for a, b in zip(asked, actual, strict=True)
+    )
+
+
+def as_dtype(dtype) -> np.dtype:
+    """Anything that `numpy.dtype` takes, as a dtype whose values lie in the array itself."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"dtype {dtype!r:.100} is none that NumPy knows ({error}); write a name such as "
+            "'float32' or a type such as numpy.float32 (bfloat16 and float8 come with ml_dtypes)"
+        ) from None
+    if found.hasobject:
+        raise ArgumentTypeError(
+            f"dtype {dtype!r:.100} holds Python objects; write a dtype of numbers"
+        )
+    return found
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether it is a real floating-point dtype, those of ml_dtypes included."""
+    return dtype.kind == "f" or (
+        dtype.type.__module__.startswith("ml_dtypes") and "float" in dtype.name
+    )
+
+
+def is_integral(dtype: np.dtype) -> bool:
+    """Whether it is an integer dtype or bool, those of ml_dtypes included."""
+    return dtype.kind in "iub" or (
+        dtype.type.__module__.startswith("ml_dtypes") and "int" in dtype.name
+    )
+
+
+def fits(given: np.dtype, dtype: np.dtype, casting: str) -> bool:
+    """Whether values of one dtype may go into another under a NumPy casting rule.
+
+    NumPy knows no kind for the floats of ml_dtypes: between two floats, "same_kind" allows all.
+    """
+    if np.can_cast(given, dtype, casting):  # type: ignore[arg-type]
+        return True
+    return casting == "same_kind" and is_floating(dtype) and (
+        is_floating(given) or is_integral(given)
+    )
+
+
+def as_seed(seed) -> int:
+    """A seed as a Python int of any size."""
+    if isinstance(seed, (bool, np.bool_)):
+        raise ArgumentTypeError.of("seed", "an int", seed)
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise ArgumentTypeError.of("seed", "an int", seed) from None

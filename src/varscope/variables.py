@@ -1,0 +1,325 @@
+"""`Variable`: a name, a shape, a dtype, and values that are made when they are first read."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from varscope import initializers, randomness, shapes
+from varscope._scopecore import Handle
+from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
+
+
+class Content:
+    """What a materialised variable holds: the storage, a read-only view, and how often it changed."""
+
+    __slots__ = ("array", "version", "view")
+
+    def __init__(self, array):
+        self.array = array
+        self.view = array.view()
+        self.view.flags.writeable = False
+        self.version = 1
+
+
+class _Running(threading.local):
+    """The variables whose initializers run in this thread, to tell when one reads itself."""
+
+    def __init__(self):
+        self.names = []
+
+
+_running = _Running()
+
+
+class Variable(Handle, NDArrayOperatorsMixin):
+    """A variable of a graph; made by `varscope.get_variable`, shared by its name.
+
+    It is only declared until its values are first read; then storage is allocated and its
+    initializer runs.  While somebody holds one, it is the only object for its name: `is`, `==`
+    and `hash` go by identity.  Arithmetic works as on its value and gives arrays; `v += x`
+    changes the variable in place.
+
+    >>> import varscope as vs
+    >>> v = vs.get_variable("v", [2], initializer=vs.ones)
+    >>> v.initialized, (v + 1).tolist(), v.initialized
+    (False, [2.0, 2.0], True)
+    """
+
+    __slots__ = ()
+
+    # --- what it is
+    @property
+    def shape(self):
+        """A tuple of ints; None, or None inside, while only the initializer knows."""
+        return self._spec.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self._known_shape())
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        self._known_shape()
+        return self._spec.size
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of its values, whether they are allocated or not."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The `numpy.dtype` of the elements."""
+        return self._spec.dtype
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is meant to be trained: it is in `GraphKeys.TRAINABLE_VARIABLES`."""
+        return self._spec.trainable
+
+    @property
+    def initializer(self):
+        """The callable that makes its first values."""
+        return self._spec.initializer
+
+    @property
+    def regularizer(self):
+        """The regularizer it was created with, or None."""
+        return self._spec.regularizer
+
+    @property
+    def constraint(self):
+        """The function that projects its values, or None."""
+        return self._spec.constraint
+
+    @property
+    def device(self) -> str:
+        """Where the storage lies: always "cpu"."""
+        return "cpu"
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the values are allocated and filled."""
+        return self._content is not None
+
+    @property
+    def version(self) -> int:
+        """How often the values were set: 0 while only declared.
+
+        Writing through `array` or another view of the storage is not counted.
+        """
+        content = self._content
+        return 0 if content is None else content.version
+
+    # --- reading
+    @property
+    def array(self) -> np.ndarray:
+        """The storage itself, writable; every view of it sees later changes."""
+        return self._materialised().array
+
+    def value(self) -> np.ndarray:
+        """The values as a read-only array that shares the storage."""
+        return self._materialised().view
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the values."""
+        return self._materialised().array.copy()
+
+    def _materialised(self) -> Content:
+        content = self._content
+        return self._fill() if content is None else content
+
+    def initialize(self, force: bool = False) -> Variable:
+        """Make the first values now; with `force`, make them again in place of later ones."""
+        if force and self._content is not None:
+            content = self._content
+            content.array[...] = self._initial_values()
+            content.version += 1
+        else:
+            self._materialised()
+        return self
+
+    def _fill(self) -> Content:
+        values = self._initial_values()
+        array = self.graph.storage.allocate(values.shape, self.dtype)
+        array[...] = values
+        if self._content is None:  # an initializer in another thread may have been quicker
+            if self._spec.size < 0:
+                self._spec = self._spec.resolved(values.shape)
+            self._content = Content(array)
+        return self._content
+
+    def _initial_values(self) -> np.ndarray:
+        """The initializer's result, checked."""
+        spec, me = self._spec, (id(self.graph), self._index)
+        if me in _running.names:
+            raise InitializerError(
+                f"the initializer of variable {self.path} reads the variable itself; write one "
+                "that does not need it"
+            )
+        seed = getattr(spec.initializer, "seed", None)
+        key = randomness.path_key(
+            self.graph.seed, self.path, seed if isinstance(seed, int) else None
+        )
+        _running.names.append(me)
+        try:
+            result = initializers.call(spec, key)
+        finally:
+            _running.names.pop()
+        values = np.asarray(result)
+        if not shapes.is_compatible(spec.shape, values.shape):
+            raise ShapeMismatchError.of(
+                self.path, spec.shape, values.shape, f"returned by {spec.initializer!r:.100}"
+            )
+        if not shapes.fits(values.dtype, spec.dtype, "safe"):
+            raise DTypeMismatchError.of(
+                self.path, spec.dtype, values.dtype,
+                f"returned by {spec.initializer!r:.100}, which cannot be cast safely",
+            )
+        shapes.check_size(values.shape, spec.dtype)
+        return values
+
+    def _known_shape(self):
+        """The shape, asking the initializer where only it knows."""
+        if self._spec.size < 0:
+            self._materialised()
+        return self._spec.shape
+
+    # --- writing
+    def assign(self, value, apply_constraint: bool = False) -> Variable:
+        """Set all values; shape and kind of number must fit, or nothing is changed.
+
+        Parameters
+        ----------
+        value : array-like of this shape
+            Cast as NumPy casts in place: float64 goes into float32, a float not into an int.
+        apply_constraint : bool
+            Put `constraint(value)` in its place first.
+        """
+        value = self._castable(value)
+        if apply_constraint:
+            value = self._constrained(value)
+        return self._store(value)
+
+    def assign_add(self, delta) -> Variable:
+        """Add to all values, in place."""
+        delta = self._castable(delta)
+        return self._store(self._materialised().array + delta)
+
+    def assign_sub(self, delta) -> Variable:
+        """Subtract from all values, in place."""
+        delta = self._castable(delta)
+        return self._store(self._materialised().array - delta)
+
+    def project(self) -> Variable:
+        """Put `constraint(values)` in place of the values; nothing without a constraint."""
+        return self._store(self._constrained(self.value()))
+
+    def _castable(self, value) -> np.ndarray:
+        value = np.asarray(value)
+        if not shapes.is_compatible(self._spec.shape, value.shape):
+            raise ShapeMismatchError.of(self.path, self._spec.shape, value.shape, "assigned")
+        if not shapes.fits(value.dtype, self.dtype, "same_kind"):
+            # A bare Python number has no dtype of its own: it may go where its value fits.
+            raise DTypeMismatchError.of(self.path, self.dtype, value.dtype, "assigned")
+        return value
+
+    def _constrained(self, value) -> np.ndarray:
+        if self.constraint is None:
+            return value
+        return self._castable(self.constraint(value.astype(self.dtype, copy=False)))
+
+    def _store(self, value) -> Variable:
+        content = self._content
+        if content is None:
+            array = self.graph.storage.allocate(value.shape, self.dtype)
+            array[...] = value
+            if self._spec.size < 0:
+                self._spec = self._spec.resolved(value.shape)
+            self._content = Content(array)
+        else:
+            content.array[...] = value
+            content.version += 1
+        return self
+
+    # --- as an array
+    def __array__(self, dtype=None, copy=None):
+        array = self.array
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise ValueError(
+                    f"variable {self.path} is {array.dtype}: as {np.dtype(dtype)} it is a copy"
+                )
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
+        inputs = tuple(x.value() if isinstance(x, Variable) else x for x in inputs)
+        if out:
+            kwargs["out"] = tuple(x.array if isinstance(x, Variable) else x for x in out)
+        result = getattr(ufunc, method)(*inputs, **kwargs)
+        written = [x for x in out if isinstance(x, Variable)]
+        for variable in written:
+            variable._content.version += 1
+        return written[0] if len(out) == 1 and written else result
+
+    def __dlpack__(self, **kwargs):
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __getitem__(self, index):
+        return self.value()[index]
+
+    def __setitem__(self, index, value):
+        content = self._materialised()
+        content.array[index] = value
+        content.version += 1
+
+    def __len__(self):
+        return len(self.value())
+
+    def __iter__(self):
+        return iter(self.value())
+
+    def __bool__(self):
+        return bool(self.value())
+
+    def __int__(self):
+        return int(self.value())
+
+    def __float__(self):
+        return float(self.value())
+
+    def __complex__(self):
+        return complex(self.value())
+
+    def __index__(self):
+        return self.value().__index__()
+
+    # Variables are keys of dicts and members of lists: comparing one compares the object.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __lt__ = object.__lt__
+    __le__ = object.__le__
+    __gt__ = object.__gt__
+    __ge__ = object.__ge__
+
+    def __repr__(self):
+        state = "" if self.initialized else ", declared"
+        return f"<Variable {self.name!r} shape={self.shape} dtype={self.dtype}{state}>"
+
+    def __reduce__(self):
+        return _variable_of, (self.graph, self.path)
+
+
+def _variable_of(graph, path) -> Variable:
+    """The variable of an unpickled graph."""
+    return graph._find(path)
