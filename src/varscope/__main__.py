@@ -1,0 +1,6 @@
+"""``python -m varscope`` is the command ``varscope``."""
+
+from varscope.cli import main
+
+if __name__ == "__main__":
+    main()
