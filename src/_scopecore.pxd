@@ -140,9 +140,9 @@ cdef class Marks:
     cdef uint32_t last_deep    # index of the newest mark that is no direct child, or NONE
     cdef bint has_forgets
     cdef IdMap latest          # (node, kind) -> newest event; made with the ninth event
-    cdef dict suffixes         # (node, default name) -> next suffix to try, a shortcut
-    cdef uint32_t get_suffix(self, uint32_t node, str name)
-    cdef int set_suffix(self, uint32_t node, str name, uint32_t suffix) except -1
+    cdef IdMap suffixes        # (parent node, default name) -> next suffix to try, a shortcut
+    cdef uint32_t next_suffix(self, uint32_t parent, uint32_t name) noexcept
+    cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix) except -1
     cdef uint32_t newest(self, uint32_t node, bint forget, uint32_t length) noexcept
     cdef int append(self, uint32_t node, bint forget, bint deep) except -1
     cdef int index_events(self) except -1
@@ -203,11 +203,11 @@ cdef class Registry:
     cdef object __weakref__
 
     # text to numbers and back
-    cdef uint32_t walk(self, uint32_t node, str path, bint create) except? NONE
     cdef uint32_t seek(self, uint32_t node, str path) except? NONE
     cdef uint32_t open_path(self, uint32_t node, str path) except NONE
     cdef uint32_t find_row(self, uint32_t node, str name) except? NONE
     cdef bint below(self, uint32_t node, uint32_t ancestor) noexcept
+    cdef uint32_t locate(self, uint32_t *node, str path) except NONE
     cdef str path(self, uint32_t node)
     cdef str join(self, uint32_t node, uint32_t name)
     cdef str row_path(self, uint32_t row)
@@ -268,7 +268,9 @@ cdef class Frame:
     cdef int kind
     cdef bint looks_below               # marks_below may name scopes below this one
     cdef Frame look                     # the next frame down of which that is true
+    cdef bint quick                     # neither custom getter nor partitioner has a say
     cdef Frame copied(self, Frame below)
+    cdef int settle(self) except -1
 
 
 # What the context variable holds.

@@ -56,7 +56,7 @@ cdef extern from *:
         return PyCFunction_NewEx(&door->method, NULL, module);
     }
     """
-    ctypedef PyObject *(*varscope_quick)(PyObject *, PyObject *) noexcept
+    ctypedef PyObject *(*varscope_quick)(PyObject *, PyObject *) except? NULL
     object varscope_make_door(int which, varscope_quick quick, object full, const char *name,
                               const char *doc, object module)
 
@@ -69,6 +69,7 @@ cdef extern from *:
     #endif
     """
     bint free_threaded "VARSCOPE_FREE_THREADED"
+    bint collects_anywhere "(PY_VERSION_HEX < 0x030C0000)"
 
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:
@@ -106,11 +107,13 @@ cdef extern from "Python.h":
 # === IdMap ======================================================================================
 
 cdef inline size_t mixed(uint32_t a, uint32_t b) noexcept nogil:
-    # The finaliser of SplitMix64: consecutive pairs end far apart in every bit.
-    cdef uint64_t x = (<uint64_t>a << 32 | b) + <uint64_t>0x9E3779B97F4A7C15ULL
-    x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9ULL
-    x = (x ^ (x >> 27)) * <uint64_t>0x94D049BB133111EBULL
-    return <size_t>(x ^ (x >> 31))
+    # Both keys are spread over all 64 bits and folded.  The two lowest bits of b are left out of
+    # that and added at the end: four names in a row below one node lie side by side, and a loop
+    # over the variables of a scope finds three of four in a cache line that is there already.
+    cdef uint64_t x = (<uint64_t>a * <uint64_t>0x9E3779B97F4A7C15ULL
+                       ^ <uint64_t>(b >> 2) * <uint64_t>0xBF58476D1CE4E5B9ULL)
+    x = (x ^ (x >> 32)) * <uint64_t>0x94D049BB133111EBULL
+    return <size_t>(((x ^ (x >> 32)) << 2) + (b & 3))
 
 
 cdef inline Slot *idmap_slot(const IdMap *self, uint32_t a, uint32_t b) noexcept nogil:
@@ -182,10 +185,14 @@ cdef void idmap_free(IdMap *self) noexcept:
 
 
 cdef inline uint32_t room(uint32_t count) except 0:
-    """The capacity to grow to: a quarter more, so that little lies idle at ten million rows."""
-    if count >= NONE - 8 - (count >> 2):
+    """The capacity to grow to: half more, and a quarter from 64 thousand on.
+
+    So little lies idle at ten million rows.
+    """
+    cdef uint32_t more = (count >> 1 if count < 65536 else count >> 2) + 8
+    if count >= NONE - 1 - more:
         raise MemoryError("a graph holds at most 3.4 billion names, scopes or variables")
-    return count + (count >> 2) + 8
+    return count + more
 
 
 # === Names ======================================================================================
@@ -336,6 +343,20 @@ cdef int check_component(str name, Py_ssize_t start, Py_ssize_t stop, bint at_ro
     if at_root and not CHARACTER[name[start]] & FIRST:
         raise errors.InvalidNameError.bad_start(name)
     return 0
+
+
+cdef bint is_component(str name, bint at_root) noexcept:
+    """Whether the name is one good component: what `components` would take without complaint."""
+    cdef PyObject *text = <PyObject *>name
+    cdef Py_ssize_t i, length = PyUnicode_GET_LENGTH(text)
+    cdef const unsigned char *data
+    if length == 0 or not PyUnicode_IS_ASCII(text):
+        return False
+    data = <const unsigned char *>PyUnicode_DATA(text)
+    for i in range(length):
+        if not CHARACTER[data[i]] & INSIDE:
+            return False
+    return not at_root or CHARACTER[data[0]] & FIRST != 0
 
 
 cdef list components(str name, bint at_root):
@@ -592,15 +613,16 @@ cdef class Marks:
         if self.events != self.inline_events:
             PyMem_Free(self.events)
         idmap_free(&self.latest)
+        idmap_free(&self.suffixes)
 
-    cdef uint32_t get_suffix(self, uint32_t node, str name):
+    cdef uint32_t next_suffix(self, uint32_t parent, uint32_t name) noexcept:
         """The first suffix of a default name that was not tried yet."""
-        return 1 if self.suffixes is None else self.suffixes.get((node, name), 1)
+        cdef uint32_t suffix = idmap_get(&self.suffixes, parent, name)
+        return 1 if suffix == NONE else suffix
 
-    cdef int set_suffix(self, uint32_t node, str name, uint32_t suffix) except -1:
-        if self.suffixes is None:
-            self.suffixes = {}
-        self.suffixes[node, name] = suffix
+    cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix) except -1:
+        idmap_reserve(&self.suffixes)
+        idmap_put(&self.suffixes, parent, name, suffix)
         return 0
 
     cdef uint32_t newest(self, uint32_t node, bint forget, uint32_t length) noexcept:
@@ -644,7 +666,7 @@ cdef class Marks:
             self.last_deep = self.count
         if forget:
             self.has_forgets = True
-            self.suffixes = None                # forgotten suffixes are free again
+            idmap_free(&self.suffixes)          # forgotten suffixes are free again
         self.distinct += older == NONE
         self.count += 1
         return 0
@@ -702,19 +724,6 @@ cdef class Registry:
 
     # --- text to numbers and back
     @cython.final
-    cdef uint32_t walk(self, uint32_t node, str path, bint create) except? NONE:
-        """The node of a checked path below `node`; NONE where it is not there and not wanted."""
-        cdef uint32_t name
-        for part in components(path, node == ROOT):
-            name = self.names.intern(part) if create else self.names.find(<PyObject *>part)
-            if name == NONE:
-                return NONE
-            node = self.tree.child(node, name) if create else self.tree.find(node, name)
-            if node == NONE:
-                return NONE
-        return node
-
-    @cython.final
     cdef uint32_t seek(self, uint32_t node, str path) except? NONE:
         """The node of any path below `node`, or NONE; a text that is no path is not there."""
         cdef uint32_t name
@@ -728,10 +737,23 @@ cdef class Registry:
     @cython.final
     cdef inline uint32_t open_path(self, uint32_t node, str path) except NONE:
         """The node of a scope that is being opened, made when it is new."""
+        cdef uint32_t name = self.locate(&node, path)
+        return self.tree.child(node, name)
+
+    @cython.final
+    cdef uint32_t locate(self, uint32_t *node, str path) except NONE:
+        """The id of a path's last component; `node` moves to what it lies below.  Makes both."""
         cdef uint32_t name = self.names.find(<PyObject *>path)
-        if name != NONE and (node != ROOT or self.names.names[name].starts_path):
-            return self.tree.child(node, name)
-        return self.walk(node, path, True)
+        cdef list parts
+        if name != NONE and (node[0] != ROOT or self.names.names[name].starts_path):
+            return name
+        if is_component(path, node[0] == ROOT):
+            return self.names.intern(path)
+        parts = components(path, node[0] == ROOT)
+        leaf = parts.pop()
+        for part in parts:
+            node[0] = self.tree.child(node[0], self.names.intern(part))
+        return self.names.intern(leaf)
 
     @cython.final
     cdef str path(self, uint32_t node):
@@ -875,24 +897,16 @@ cdef class Registry:
 
     def _add(self, str op_name, Spec spec):
         """Register a variable; returns None when the name was taken meanwhile."""
-        cdef list parts = components(op_name, True)
-        cdef uint32_t node = ROOT, site, name, id
-        cdef str leaf = parts.pop()
-        for part in parts:
-            node = self.tree.child(node, self.names.intern(part))
-        name = self.names.intern(leaf)
+        cdef uint32_t node = ROOT, site, id
+        cdef uint32_t name = self.locate(&node, exact(op_name, "name"))
         id = self.spec_id(spec)
         site = current_site(self)
         return self.commit(node, name, id, site, NONE)
 
     def _load(self, str path, Spec spec, suffix, site):
         """Register a variable as it was elsewhere: op name and creation site are given."""
-        cdef list parts = components(path, True)
-        cdef uint32_t node = ROOT, name
-        leaf = parts.pop()
-        for part in parts:
-            node = self.tree.child(node, self.names.intern(part))
-        name = self.names.intern(leaf)
+        cdef uint32_t node = ROOT
+        cdef uint32_t name = self.locate(&node, path)
         if self.table.find(node, name) != NONE:
             raise ValueError(f"variable {path!r} is there already")
         self.table.reserve()
@@ -919,7 +933,7 @@ cdef class Registry:
     def _load_op_state(self, state):
         cdef uint32_t node
         for path, next_suffix in state:
-            node = self.walk(ROOT, path, True)
+            node = self.open_path(ROOT, path)
             self.use(self.tree.nodes[node].parent, self.tree.nodes[node].name, next_suffix)
 
     def _suffix(self, Py_ssize_t row):
@@ -1089,14 +1103,7 @@ cdef class Registry:
     cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1:
         """Turn a name scope into the unique form of a path below it; makes no node for that."""
         cdef uint32_t node = scope.node if scope.base == NONE else self.name_scope_node(scope[0])
-        cdef uint32_t id = self.names.find(<PyObject *>name)
-        cdef list parts
-        if id == NONE or (node == ROOT and not self.names.names[id].starts_path):
-            parts = components(name, node == ROOT)
-            leaf = parts.pop()
-            for part in parts:
-                node = self.tree.child(node, self.names.intern(part))
-            id = self.names.intern(leaf)
+        cdef uint32_t id = self.locate(&node, name)
         scope.suffix = self.claim(node, id, mark)
         scope.node, scope.base = node, id
         return 0
@@ -1275,6 +1282,48 @@ cdef inline Handle new_handle():
     # The slot itself: a call of the type would look for __init__ and build arguments.
     return <Handle>(<PyTypeObject *>handle_type).tp_new(
         handle_type, <PyObject *>NOTHING, NULL)
+
+
+cdef extern from *:
+    """
+    /* Most handles live for a moment: get_variable makes one that the caller does not keep.
+       Cython's free lists serve the class they are declared on only, not a subclass written in
+       Python, so the one subclass that is used gets a small store of its own. */
+    #define VARSCOPE_STORE 64
+    static PyTypeObject *varscope_stored_type;
+    static PyObject *varscope_store[VARSCOPE_STORE];
+    static int varscope_stored = 0;
+
+    static PyObject *varscope_alloc(PyTypeObject *type, Py_ssize_t items) {
+        PyObject *object;
+        if (type != varscope_stored_type || varscope_stored == 0)
+            return PyType_GenericAlloc(type, items);
+        object = varscope_store[--varscope_stored];
+        memset((char *)object + sizeof(PyObject), 0,
+               (size_t)type->tp_basicsize - sizeof(PyObject));
+        PyObject_Init(object, type);
+        PyObject_GC_Track(object);
+        return object;
+    }
+    static void varscope_free(void *object) {
+        /* Untracked by now, and of no use to anybody. */
+        if (Py_TYPE((PyObject *)object) == varscope_stored_type
+                && varscope_stored < VARSCOPE_STORE)
+            varscope_store[varscope_stored++] = (PyObject *)object;
+        else
+            PyObject_GC_Del(object);
+    }
+    static void varscope_keep_store(PyTypeObject *type) {
+    #ifndef Py_GIL_DISABLED
+        varscope_stored_type = type;
+        type->tp_alloc = varscope_alloc;
+        type->tp_free = varscope_free;
+    #else
+        (void)type;
+    #endif
+    }
+    """
+    void varscope_keep_store(PyTypeObject *type)
 
 
 cdef object create_or_share = None         # creation's function, see register
@@ -1513,7 +1562,14 @@ cdef class Frame:
         new.name_scope = self.name_scope
         new.marks_below, new.length_below = self.marks_below, self.length_below
         new.looks_below, new.look = self.looks_below, self.look
+        new.settle()
         return new
+
+    cdef inline int settle(self) except -1:
+        """Whether what is asked for here can be answered without asking getters."""
+        self.quick = (self.kind != BOTTOM and self.defaults.custom_getter is None
+                      and self.defaults.partitioner is None)
+        return 0
 
 
 @cython.final
@@ -1568,7 +1624,7 @@ cdef inline Stack current_stack():
 # Until CPython 3.12 any allocation could start one: not between reading the stack and replacing it.
 
 cdef inline bint hold_collector() noexcept:
-    return PyGC_Disable()
+    return collects_anywhere and PyGC_Disable()
 
 
 cdef inline void release_collector(bint was_enabled) noexcept:
@@ -1988,7 +2044,7 @@ cdef VariableScope copied_scope(VariableScope scope, Registry graph):
     new.reuse_origin = scope.reuse_origin
     new.node, new.opened_as = scope.node, scope.opened_as
     if graph is not scope.graph:
-        new.node = graph.walk(ROOT, scope.name, True) if scope.node != ROOT else ROOT
+        new.node = graph.open_path(ROOT, scope.name) if scope.node != ROOT else ROOT
         new.opened_as = path_ref(graph, scope.graph.name_scope_path(scope.opened_as))
     return new
 
@@ -1996,7 +2052,7 @@ cdef VariableScope copied_scope(VariableScope scope, Registry graph):
 cdef NameScopeRef path_ref(Registry graph, str path) except *:
     cdef NameScopeRef ref
     ref.base, ref.suffix = NONE, 0
-    ref.node = graph.walk(ROOT, path, True) if path else ROOT
+    ref.node = graph.open_path(ROOT, path) if path else ROOT
     return ref
 
 
@@ -2010,7 +2066,7 @@ def restored_scope(name, original_name_scope, reuse, *defaults):
             restored = restored.replaced(field, defaults[field])
     scope.graph = graph_of(current_stack())
     scope.defaults = restored
-    scope.node = scope.graph.walk(ROOT, name, True) if name else ROOT
+    scope.node = scope.graph.open_path(ROOT, name) if name else ROOT
     scope.mode = 0 if reuse is False else mode_of(reuse)
     scope.opened_as = path_ref(scope.graph, original_name_scope.rstrip("/"))
     return scope
@@ -2047,6 +2103,7 @@ cdef int rebuild(VariableScope scope) except -1:
         new = frame.copied(new)
         if new.scope is scope:
             new.defaults, new.mode = scope.defaults, scope.mode
+            new.settle()
     return put_stack(stack, new, stack.marks, stack.length)
 
 
@@ -2147,6 +2204,13 @@ cdef class ScopeEntry:
         return f"variable_scope({self.name_or_scope!r})"
 
 
+# A default name that is being opened: which suffix it got, below which node.
+cdef struct Sibling:
+    uint32_t parent
+    uint32_t name
+    uint32_t suffix
+
+
 cdef VariableScope enter_scope(ScopeEntry entry):
     """Push a frame.  A new op name is taken only when nothing else can be refused any more."""
     cdef Stack stack = current_stack()
@@ -2154,18 +2218,17 @@ cdef VariableScope enter_scope(ScopeEntry entry):
     cdef VariableScope captured = None
     cdef Marks marks = marks_of(stack)
     cdef uint32_t length = 0 if marks is None else stack.length
-    cdef uint32_t chosen = 0
+    cdef Sibling sibling
     cdef object origin = None
     cdef str name = None
+    sibling.suffix = 0
     frame.entry = entry
     prolong(frame, stack)
     if frame.below is not None:
         origin = frame.below.scope.reuse_origin
     if entry.name_or_scope is None:
         name = entry.default_name
-        chosen = free_suffix(stack, frame, name)
-        frame.node = frame.graph.open_path(
-            frame.node, suffixed(name, chosen) if chosen else name)
+        frame.node = open_default(stack, frame, name, &sibling)
     elif PyUnicode_CheckExact(entry.name_or_scope):
         name = <str>entry.name_or_scope
         if PyUnicode_GET_LENGTH(<PyObject *>name):
@@ -2192,9 +2255,10 @@ cdef VariableScope enter_scope(ScopeEntry entry):
         marks = own_marks(marks, length)
         marks.append(frame.node, False, captured is not None or "/" in name)
         length = marks.count
-        if chosen:
-            marks.set_suffix(below_node(stack), name, chosen + 1)
+        if sibling.suffix:
+            marks.note_suffix(sibling.parent, sibling.name, sibling.suffix + 1)
     link(frame, marks, length, not name)
+    frame.settle()
     put_stack(stack, frame, None, 0)
     return frame.scope
 
@@ -2220,32 +2284,33 @@ cdef str jump(Frame frame, VariableScope captured):
     frame.defaults, frame.mode, frame.node = captured.defaults, captured.mode, captured.node
     if captured.graph is not frame.graph:
         path = captured.name
-        frame.node = frame.graph.walk(ROOT, path, True) if path else ROOT
+        frame.node = frame.graph.open_path(ROOT, path) if path else ROOT
     if frame.node == ROOT:
         return ""
     return frame.graph.names.text(frame.graph.tree.nodes[frame.node].name)
 
 
-cdef inline uint32_t below_node(Stack stack) noexcept:
-    cdef Frame top = top_of(stack)
-    return ROOT if top is None else top.node
-
-
-cdef uint32_t free_suffix(Stack stack, Frame frame, str name) except NONE:
-    """The first suffix, 0 for none, with which the default name is not marked here."""
+cdef uint32_t open_default(Stack stack, Frame frame, str name, Sibling *sibling) except NONE:
+    """The node of a default name with the first suffix, 0 for none, that is not marked here."""
     cdef Registry graph = frame.graph
     cdef Marks marks = marks_of(stack)
-    cdef uint32_t suffix = 1
-    cdef uint32_t node = graph.walk(frame.node, name, False)
+    cdef uint32_t parent = frame.node, id, node
+    sibling.name = graph.locate(&parent, name)
+    sibling.parent, sibling.suffix = parent, 0
+    node = graph.tree.find(parent, sibling.name)
     if node == NONE or not is_marked(stack, graph, node):
-        return 0
+        return graph.tree.child(parent, sibling.name)
+    sibling.suffix = 1
     if marks is not None and marks.count == stack.length:
-        suffix = marks.get_suffix(frame.node, name)
+        sibling.suffix = marks.next_suffix(parent, sibling.name)
+    leaf = name.rpartition("/")[2]
     while True:
-        node = graph.walk(frame.node, suffixed(name, suffix), False)
+        text = suffixed(leaf, sibling.suffix)
+        id = graph.names.find(<PyObject *>text)
+        node = NONE if id == NONE else graph.tree.find(parent, id)
         if node == NONE or not is_marked(stack, graph, node):
-            return suffix
-        suffix += 1
+            return graph.tree.child(parent, graph.names.intern(text))
+        sibling.suffix += 1
 
 
 cdef inline int link(Frame frame, Marks marks, uint32_t length, bint same_path) except -1:
@@ -2732,6 +2797,7 @@ cdef class NameScopeEntry:
         path = frame.graph.name_scope_path(frame.name_scope)
         if path:
             path += "/"
+        frame.settle()
         put_stack(stack, frame, marks_of(stack), stack.length)
         return path
 
@@ -2848,14 +2914,7 @@ cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, o
 
 
 cdef object create(Registry graph, uint32_t node, str name, uint32_t spec):
-    cdef uint32_t id = graph.names.find(<PyObject *>name)
-    cdef list parts
-    if id == NONE or (node == ROOT and not graph.names.names[id].starts_path):
-        parts = components(name, node == ROOT)
-        leaf = parts.pop()
-        for part in parts:
-            node = graph.tree.child(node, graph.names.intern(part))
-        id = graph.names.intern(leaf)
+    cdef uint32_t id = graph.locate(&node, name)
     return graph.commit(node, id, spec, current_site(graph), NONE)
 
 
@@ -2943,6 +3002,7 @@ def register(*, handle, create_or_share_with, dtype_from, default_dtype, attache
     global handle_type, create_or_share, as_dtype, float32, attached_graph
     if handle is not None:
         handle_type = handle
+        varscope_keep_store(<PyTypeObject *>handle)
     if create_or_share_with is not None:
         create_or_share = create_or_share_with
     if dtype_from is not None:
@@ -2954,70 +3014,73 @@ def register(*, handle, create_or_share_with, dtype_from, default_dtype, attache
 
 # === The front doors ============================================================================
 
-cdef PyObject *quick_get(PyObject *name, PyObject *shape) noexcept:
+cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
     """`get_variable(name)` or `get_variable(name, shape)` as a new reference.
 
     NULL without an exception leaves it to the full function.
     """
     cdef PyThreadState *thread = PyThreadState_Get()
-    cdef Frame top
-    if thread.id != recent_thread or thread.context != recent_context_address:
-        return NULL
-    # Borrowed from the stack: it stays as it is until the variable is there, because no other
-    # code runs before the handle is made.
-    top = recent_stack.top
-    if top is None or top.kind == BOTTOM or not PyUnicode_CheckExact(<object>name):
-        return NULL
-    try:
-        found = quickly(top, <str>name, None if shape == NULL else <object>shape)
-    except BaseException:
-        found = None               # the full function meets the same, and can report it
-    if found is None:
-        return NULL
-    Py_INCREF(found)
-    return <PyObject *>found
-
-
-cdef object quickly(Frame top, str name, object shape):
-    """The variable, or None where more has to be looked at."""
-    cdef Registry graph = top.graph
-    cdef Defaults defaults = top.defaults
-    cdef Spec spec
+    cdef PyObject *handle
     cdef Request request
-    cdef uint32_t id, row, spec_id, count = graph.table.count
-    if defaults.custom_getter is not None or defaults.partitioner is not None:
-        return None
-    if not dims_of(shape, &request):
-        return None
-    id = graph.names.find(<PyObject *>name)
+    cdef Row *row
+    cdef uint32_t id, number
+    if (thread.id != recent_thread or thread.context != recent_context_address
+            or recent_stack.top is None or not PyUnicode_CheckExact(<object>name)):
+        return NULL
+    request.rank = -1
+    if shape != NULL and not dims_of(<object>shape, &request):
+        return NULL
+    # Borrowed from the stack, for as long as no other code can run: until something is made.
+    frame = <PyObject *>recent_stack.top
+    if not (<Frame>frame).quick:
+        return NULL
+    id = (<Frame>frame).graph.names.find(name)
     if id == NONE:
-        return None
-    row = graph.table.find(top.node, id)
-    if row != NONE:
-        if top.mode == 0:
-            return None
-        spec = <Spec>graph.specs[graph.table.rows[row].spec]
-        if spec.dtype is not defaults.dtype or not same_dims(&request, spec):
-            return None
-        return graph.handle(row)
-    if top.mode == SHARE or (top.node == ROOT and not graph.names.names[id].starts_path):
-        return None
-    fill_request(&request, defaults, None, None, None, True, None, None, True, None)
-    spec_id = graph.requests.find(&request)
-    if spec_id == NONE:
-        return None
-    return graph.commit(top.node, id, spec_id, current_site(graph), count)
+        return NULL
+    number = (<Frame>frame).graph.table.find((<Frame>frame).node, id)
+    if number == NONE:
+        return quick_create(<Frame>frame, id, &request)
+    row = &(<Frame>frame).graph.table.rows[number]
+    if (<Frame>frame).mode == 0 or not agrees(
+            <Spec>(<Frame>frame).graph.specs[row.spec], (<Frame>frame).defaults, &request):
+        return NULL
+    handle = row.handle
+    if handle != NULL and Py_REFCNT(handle) > 0:
+        Py_INCREF(<object>handle)
+        return handle
+    made = (<Frame>frame).graph.handle(number)
+    Py_INCREF(made)
+    return <PyObject *>made
 
 
-cdef PyObject *quick_entry(PyObject *name, PyObject *default_name) noexcept:
+cdef inline bint agrees(Spec spec, Defaults defaults, const Request *request) noexcept:
+    return spec.dtype is defaults.dtype and same_dims(request, spec)
+
+
+cdef PyObject *quick_create(Frame frame, uint32_t name, Request *request) except? NULL:
+    """A new variable, where the like of it was asked for before."""
+    cdef uint32_t count = frame.graph.table.count, spec
+    if frame.mode == SHARE or (
+            frame.node == ROOT and not frame.graph.names.names[name].starts_path):
+        return NULL
+    fill_request(request, frame.defaults, None, None, None, True, None, None, True, None)
+    spec = frame.graph.requests.find(request)
+    if spec == NONE:
+        return NULL
+    graph = frame.graph
+    made = graph.commit(frame.node, name, spec, current_site(graph), count)
+    if made is None:
+        return NULL
+    Py_INCREF(made)
+    return <PyObject *>made
+
+
+cdef PyObject *quick_entry(PyObject *name, PyObject *default_name) except? NULL:
     """`variable_scope(name)` as a new reference; NULL leaves it to the full function."""
     cdef ScopeEntry entry
     if default_name != NULL or not PyUnicode_CheckExact(<object>name):
         return NULL
-    try:
-        entry = ScopeEntry.__new__(ScopeEntry)
-    except BaseException:
-        return NULL
+    entry = ScopeEntry.__new__(ScopeEntry)
     entry.name_or_scope = <object>name
     entry.named = True
     Py_INCREF(entry)
