@@ -137,7 +137,8 @@ cdef int idmap_reserve(IdMap *self) except -1:
     cdef size_t i, size
     if self.slots != NULL and (self.used + 1) * 4 <= (self.mask + 1) * 3:
         return 0
-    size = 16 if self.slots == NULL else (self.mask + 1) * 2
+    # Small tables grow fast, and so seldom: to rehash is as much work as to insert.
+    size = 16 if self.slots == NULL else (self.mask + 1) * (4 if self.mask < 8191 else 2)
     grown.slots = <Slot *>PyMem_Malloc(size * sizeof(Slot))
     if grown.slots == NULL:
         raise MemoryError()
@@ -185,11 +186,11 @@ cdef void idmap_free(IdMap *self) noexcept:
 
 
 cdef inline uint32_t room(uint32_t count) except 0:
-    """The capacity to grow to: half more, and a quarter from 64 thousand on.
+    """The capacity to grow to: twice, and a quarter more from 16 thousand on.
 
     So little lies idle at ten million rows.
     """
-    cdef uint32_t more = (count >> 1 if count < 65536 else count >> 2) + 8
+    cdef uint32_t more = (count if count < 16384 else count >> 2) + 8
     if count >= NONE - 1 - more:
         raise MemoryError("a graph holds at most 3.4 billion names, scopes or variables")
     return count + more
@@ -1663,21 +1664,30 @@ cdef int remember(PyThreadState *thread, Stack stack) except -1:
 cdef inline int put_stack(Stack old, Frame top, Marks marks, uint32_t length) except -1:
     """The same graph with another innermost scope; `old` is the current stack."""
     cdef Stack new
+    cdef bint collecting
     if in_place(old):
         old.top, old.marks, old.length = top, marks, length
         return 0
-    new = Stack.__new__(Stack)
-    new.graph, new.switches, new.others = old.graph, old.switches, old.others
-    new.top, new.marks, new.length = top, marks, length
-    new.serial = graph_of(old).serial
-    return publish(new)
+    collecting = hold_collector()
+    try:
+        new = Stack.__new__(Stack)
+        new.graph, new.switches, new.others = old.graph, old.switches, old.others
+        new.top, new.marks, new.length = top, marks, length
+        new.serial = graph_of(old).serial
+        return publish(new)
+    finally:
+        release_collector(collecting)
 
 
 cdef int publish(Stack new) except -1:
     """Put a stack that nobody else has seen into the context variable."""
     cdef PyThreadState *thread = PyThreadState_Get()
+    cdef bint collecting = hold_collector()
     new.thread = thread.id
-    PyContextVar_Set(stack_variable, new)
+    try:
+        PyContextVar_Set(stack_variable, new)
+    finally:
+        release_collector(collecting)
     new.context, new.variables, new.standing = thread.context, NULL, 0
     if variables_offset:
         new.variables = variables_of(thread.context)
@@ -1730,13 +1740,18 @@ cdef inline bint in_place(Stack stack) except -1:
 cdef bint try_out(Stack stack) except -1:
     """Set another variable in a copy of the context: does its map own the stack once more?"""
     cdef Py_ssize_t before = Py_REFCNT(<PyObject *>stack)
-    context = PyContext_CopyCurrent()
-    PyContext_Enter(context)
+    cdef bint collecting = hold_collector()
     try:
-        PyContextVar_Set(witness, None)
-        stack.standing = IN_PLACE if Py_REFCNT(<PyObject *>stack) == before + 1 else MUST_SET
+        context = PyContext_CopyCurrent()
+        PyContext_Enter(context)
+        try:
+            PyContextVar_Set(witness, None)
+            stack.standing = (
+                IN_PLACE if Py_REFCNT(<PyObject *>stack) == before + 1 else MUST_SET)
+        finally:
+            PyContext_Exit(context)
     finally:
-        PyContext_Exit(context)
+        release_collector(collecting)
     return stack.standing == IN_PLACE
 
 
@@ -1855,13 +1870,15 @@ cdef int judged(Marks marks, uint32_t length, Registry graph, uint32_t node) noe
 
 cdef Marks own_marks(Marks marks, uint32_t length):
     """A log that may be appended to: the newest version, or a copy of an older one."""
-    if marks is None:
-        return Marks()
-    if marks.count != length:
-        return marks.copied(length)            # somebody went on from here: leave it to them
-    if marks.count > 4 * marks.distinct + 32:
-        return marks.copied(length)            # mostly superseded events
-    return marks
+    cdef bint collecting
+    if marks is not None and marks.count == length and marks.count <= 4 * marks.distinct + 32:
+        return marks
+    collecting = hold_collector()
+    try:
+        # Somebody else went on from here, and it is left to them; or most events are superseded.
+        return Marks() if marks is None else marks.copied(length)
+    finally:
+        release_collector(collecting)
 
 
 # === Variable scopes ============================================================================
@@ -2171,10 +2188,14 @@ cdef class ScopeEntry:
     cdef tuple overrides               # in the order of FIELDS; None where nothing was passed
     cdef int mode                      # what was passed as reuse
     cdef bint named                    # opens a name scope
+    cdef bint plain                    # nothing but a name was given
     cdef object switch                 # to the graph of `values`
 
     def __enter__(self):
         cdef bint collecting
+        if self.plain and graph_of(current_stack()).names.find(
+                <PyObject *>self.name_or_scope) != NONE:
+            return enter_scope(self)       # makes nothing that could start a collection
         if self.switch is not None:
             self.switch.__enter__()
         collecting = hold_collector()
@@ -2188,13 +2209,13 @@ cdef class ScopeEntry:
             release_collector(collecting)
 
     def __exit__(self, exception_type, exception, traceback):
-        cdef bint collecting = hold_collector()
+        if self.switch is None:
+            leave(self)
+            return
         try:
             leave(self)
         finally:
-            release_collector(collecting)
-            if self.switch is not None:
-                self.switch.__exit__(None, None, None)
+            self.switch.__exit__(None, None, None)
 
     def described(self):
         if isinstance(self.name_or_scope, VariableScope):
@@ -2213,8 +2234,9 @@ cdef struct Sibling:
 
 cdef VariableScope enter_scope(ScopeEntry entry):
     """Push a frame.  A new op name is taken only when nothing else can be refused any more."""
-    cdef Stack stack = current_stack()
     cdef Frame frame = Frame.__new__(Frame)
+    cdef VariableScope scope = VariableScope.__new__(VariableScope)
+    cdef Stack stack = current_stack()     # read last: making an object may close a scope
     cdef VariableScope captured = None
     cdef Marks marks = marks_of(stack)
     cdef uint32_t length = 0 if marks is None else stack.length
@@ -2244,8 +2266,9 @@ cdef VariableScope enter_scope(ScopeEntry entry):
         frame.defaults = frame.defaults.derive(entry.overrides)
     if entry.named and name:
         frame.graph.unique(&frame.name_scope, name, True)
-    frame.scope = scope_at(frame.graph, frame.node, frame.defaults, frame.mode, origin,
-                           frame.name_scope)
+    scope.graph, scope.node, scope.defaults = frame.graph, frame.node, frame.defaults
+    scope.mode, scope.reuse_origin, scope.opened_as = frame.mode, origin, frame.name_scope
+    frame.scope = scope
     if captured is not None:
         frame.scope.opened_as = captured.opened_as
         if captured.graph is not frame.graph:
@@ -2332,10 +2355,15 @@ cdef int leave(object entry) except -1:
     """Take the frame of this entry off the stack."""
     cdef Stack stack = current_stack()
     cdef Frame top = top_of(stack)
+    cdef bint collecting
     cdef Marks marks
     cdef uint32_t length
     if top is None or top.entry is not entry:
-        return leave_out_of_order(stack, entry)
+        collecting = hold_collector()
+        try:
+            return leave_out_of_order(stack, entry)
+        finally:
+            release_collector(collecting)
     if top.kind == NAMING:
         return put_stack(stack, top.below, stack.marks, stack.length)
     marks, length = top.marks_below, top.length_below
@@ -2768,11 +2796,7 @@ cdef class NameScopeEntry:
             release_collector(collecting)
 
     def __exit__(self, exception_type, exception, traceback):
-        cdef bint collecting = hold_collector()
-        try:
-            leave(self)
-        finally:
-            release_collector(collecting)
+        leave(self)
 
     cdef str enter(self):
         cdef Stack stack = current_stack()
@@ -3082,7 +3106,7 @@ cdef PyObject *quick_entry(PyObject *name, PyObject *default_name) except? NULL:
         return NULL
     entry = ScopeEntry.__new__(ScopeEntry)
     entry.name_or_scope = <object>name
-    entry.named = True
+    entry.named = entry.plain = True
     Py_INCREF(entry)
     return <PyObject *>entry
 

@@ -18,6 +18,7 @@ from varscope import initializers, shapes
 from varscope._scopecore import (
     AUTO_REUSE,
     ComposedGetter,
+    Defaults,
     Handle,
     Registry,
     Spec,
@@ -54,7 +55,7 @@ class VariableRequest:
 
     graph: Registry
     scope: str  # path of the scope that was asked
-    origin: tuple | None  # (scope, code, instruction) that switched reuse on
+    origin: tuple[str, Any, int] | None  # (scope, code, instruction) that switched reuse on
     name: str  # full name
     shape: Any
     dtype: Any  # None where an initializer's own dtype counts
@@ -70,15 +71,31 @@ class VariableRequest:
     constraint: Any
 
 
-def create_or_share(graph, scope, defaults, mode, origin, name, shape, dtype, initializer,
-                    regularizer, trainable, collections, caching_device, partitioner,
-                    validate_shape, custom_getter, constraint):  # fmt: skip
+def create_or_share(
+    graph: Registry,
+    scope: str,
+    defaults: Defaults,
+    mode: int,
+    origin: tuple[str, Any, int] | None,
+    name: Any,
+    shape: Any,
+    dtype: Any,
+    initializer: Any,
+    regularizer: Any,
+    trainable: Any,
+    collections: Any,
+    caching_device: Any,
+    partitioner: Any,
+    validate_shape: Any,
+    custom_getter: Any,
+    constraint: Any,
+) -> Any:
     """The variable of a name in a scope; the core's way out of compiled code."""
     if not isinstance(name, str):
         raise ArgumentTypeError.of("name", "a str", name)
     name = str.__str__(name)
 
-    def inherited(given, default):
+    def inherited(given: Any, default: Any) -> Any:
         return default if given is None else given
 
     arguments = {
@@ -104,7 +121,9 @@ def create_or_share(graph, scope, defaults, mode, origin, name, shape, dtype, in
     return all_or_nothing(custom, getter, full_name, **arguments)
 
 
-def composed(inner: Callable | None, outer: Callable | None) -> Callable | None:
+def composed(
+    inner: Callable[..., Any] | None, outer: Callable[..., Any] | None
+) -> Callable[..., Any] | None:
     """The call's getter inside the scope's: the inner one runs first."""
     if inner is None:
         return outer
@@ -116,25 +135,43 @@ def composed(inner: Callable | None, outer: Callable | None) -> Callable | None:
 class TrueGetter:
     """The innermost `getter` that custom getters call: it creates or shares by full name."""
 
-    def __init__(self, graph, scope, origin, default_dtype, reuse):
+    def __init__(
+        self,
+        graph: Registry,
+        scope: str,
+        origin: tuple[str, Any, int] | None,
+        default_dtype: np.dtype,
+        reuse: Any,
+    ) -> None:
         self._facts = graph, scope, origin, default_dtype
         self._reuse = reuse
 
-    def __call__(self, name, shape=None, dtype=None, initializer=None, regularizer=None,
-                 reuse=None, trainable=True, collections=None, caching_device=None,
-                 partitioner=None, validate_shape=True, constraint=None):  # fmt: skip
+    def __call__(
+        self,
+        name: str,
+        shape: Any = None,
+        dtype: Any = None,
+        initializer: Any = None,
+        regularizer: Any = None,
+        reuse: Any = None,
+        trainable: Any = True,
+        collections: Any = None,
+        caching_device: Any = None,
+        partitioner: Any = None,
+        validate_shape: Any = True,
+        constraint: Any = None,
+    ) -> Handle:
         graph, scope, origin, default_dtype = self._facts
         if reuse is None:
             reuse = self._reuse
         elif not (reuse is True or reuse is False or reuse is AUTO_REUSE):
             raise ReuseError.unusable(reuse)
-        return resolve(
-            VariableRequest(
-                graph, scope, origin, name, shape, dtype, default_dtype, initializer,
-                regularizer, reuse, bool(trainable), collections, caching_device, partitioner,
-                bool(validate_shape), constraint,
-            )  # fmt: skip
-        )
+        request = VariableRequest(
+            graph, scope, origin, name, shape, dtype, default_dtype, initializer, regularizer,
+            reuse, bool(trainable), collections, caching_device, partitioner,
+            bool(validate_shape), constraint,
+        )  # fmt: skip
+        return resolve(request)
 
 
 def resolve(request: VariableRequest) -> Handle:

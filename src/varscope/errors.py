@@ -6,6 +6,8 @@ stay on the exception as attributes; the text says what came, what was expected 
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 
 class VarscopeError(Exception):
     """The base of all errors that this library defines."""
@@ -14,22 +16,25 @@ class VarscopeError(Exception):
 class ArgumentTypeError(VarscopeError, TypeError):
     """An argument of a type that cannot be used."""
 
+    value: Any
+    graph: Any
+
     @classmethod
-    def of(cls, what, expected, value):
+    def of(cls, what: str, expected: str, value: object) -> Self:
         """`what` was to be `expected`, and `value` came."""
         error = cls(f"{what} must be {expected}, not {type(value).__name__}: {value!r:.200}")
         error.value = value
         return error
 
     @classmethod
-    def no_name(cls):
+    def no_name(cls) -> Self:
         return cls(
             "variable_scope needs a name: give name_or_scope, or None and a default_name, as in "
             "variable_scope(None, 'layer')"
         )
 
     @classmethod
-    def foreign_graph(cls, value, graph):
+    def foreign_graph(cls, value: object, graph: object) -> Self:
         kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
         error = cls(
             f"the graph of the value {value!r:.100} is a {kind}, not a varscope graph; attach it "
@@ -45,19 +50,19 @@ class InvalidNameError(VarscopeError, ValueError):
 
     RULE = "write components of letters, digits, '_', '.' and '-', joined by single slashes"
 
-    def __init__(self, message, name=None, part=None):
+    def __init__(self, message: str, name: str | None = None, part: str | None = None) -> None:
         super().__init__(message)
         self.name = name
         self.part = part
 
     @classmethod
-    def empty_component(cls, name):
+    def empty_component(cls, name: str) -> Self:
         if not name:
             return cls(f"the name is empty; {cls.RULE}", name, "")
         return cls(f"name {shown(name)} has an empty component; {cls.RULE}", name, "")
 
     @classmethod
-    def bad_character(cls, name, index):
+    def bad_character(cls, name: str, index: int) -> Self:
         part = name[index]
         return cls(
             f"name {shown(name)} has the character {part!a} at position {index}; {cls.RULE}",
@@ -66,7 +71,7 @@ class InvalidNameError(VarscopeError, ValueError):
         )
 
     @classmethod
-    def bad_start(cls, name):
+    def bad_start(cls, name: str) -> Self:
         first = name.partition("/")[0]
         return cls(
             f"name {shown(name)} starts with {first[0]!r}; at the root the first component "
@@ -76,7 +81,7 @@ class InvalidNameError(VarscopeError, ValueError):
         )
 
 
-def shown(name):
+def shown(name: str) -> str:
     """A name for a message: escaped, and not all of it where it is megabytes."""
     return ascii(name) if len(name) <= 200 else f"{name[:100]!a}...({len(name):,} characters)"
 
@@ -84,7 +89,7 @@ def shown(name):
 class InvalidShapeError(VarscopeError, ValueError):
     """A shape that no variable can have; `shape` as it came."""
 
-    def __init__(self, message, shape=None):
+    def __init__(self, message: str, shape: object = None) -> None:
         super().__init__(message)
         self.shape = shape
 
@@ -96,8 +101,11 @@ class InvalidShapeTypeError(InvalidShapeError, TypeError):
 class ReuseError(VarscopeError, ValueError):
     """A `reuse` that cannot be."""
 
+    reuse: Any
+    name: str
+
     @classmethod
-    def unusable(cls, reuse):
+    def unusable(cls, reuse: object) -> Self:
         error = cls(
             f"reuse must be None, True or varscope.AUTO_REUSE, not {reuse!r:.100}: reuse cannot "
             "be switched off inside a scope that reuses; write reuse=None to inherit it, or open "
@@ -107,7 +115,7 @@ class ReuseError(VarscopeError, ValueError):
         return error
 
     @classmethod
-    def default_name(cls, name, reuse):
+    def default_name(cls, name: str, reuse: object) -> Self:
         error = cls(
             f"reuse={reuse!r} with default_name={name!r} only: a default name is always a new "
             f"one; to reuse, name the scope: variable_scope({name!r}, reuse={reuse!r})"
@@ -120,8 +128,10 @@ class ReuseError(VarscopeError, ValueError):
 class NotCallableError(VarscopeError, ValueError):
     """A hook that cannot be called."""
 
+    value: Any
+
     @classmethod
-    def custom_getter(cls, value):
+    def custom_getter(cls, value: object) -> Self:
         error = cls(
             f"custom_getter {value!r:.100} is not callable; write a function "
             "custom_getter(getter, name, *args, **kwargs)"
@@ -133,8 +143,11 @@ class NotCallableError(VarscopeError, ValueError):
 class VariableExistsError(VarscopeError, ValueError):
     """A new variable was wanted and one of this name is there; `name`, `site` of its creation."""
 
+    name: str
+    site: tuple[str, int, str]
+
     @classmethod
-    def of(cls, name, site, scope):
+    def of(cls, name: str, site: tuple[str, int, str], scope: str) -> Self:
         file, line, function = site
         error = cls(
             f"variable {name} already exists, created at {file}:{line} in {function}; to share "
@@ -149,8 +162,14 @@ class VariableExistsError(VarscopeError, ValueError):
 class VariableMissingError(VarscopeError, ValueError):
     """A variable was to be reused and is not there; `name`, `origin`, `similar` names."""
 
+    name: str
+    origin: tuple[str, tuple[str, int, str]] | None
+    similar: list[str]
+
     @classmethod
-    def of(cls, name, origin, similar):
+    def of(
+        cls, name: str, origin: tuple[str, tuple[str, int, str]] | None, similar: list[str]
+    ) -> Self:
         where = ""
         if origin is not None:
             scope, (file, line, function) = origin
@@ -170,8 +189,12 @@ class VariableMissingError(VarscopeError, ValueError):
 class ShapeMismatchError(VarscopeError, ValueError):
     """A shape that is not the variable's; `name`, `expected` and `given`."""
 
+    name: str
+    expected: Any
+    given: Any
+
     @classmethod
-    def of(cls, name, expected, given, what="asked for"):
+    def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
         error = cls(f"variable {name} has shape {expected}, and {given} was {what}")
         error.name = name
         error.expected = expected
@@ -182,8 +205,12 @@ class ShapeMismatchError(VarscopeError, ValueError):
 class DTypeMismatchError(VarscopeError, ValueError):
     """A dtype that is not the variable's; `name`, `expected` and `given`."""
 
+    name: str
+    expected: Any
+    given: Any
+
     @classmethod
-    def of(cls, name, expected, given, what="asked for"):
+    def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
         error = cls(
             f"variable {name} has dtype {expected}, and {given} was {what}; write "
             f"dtype={str(expected)!r}"
@@ -201,8 +228,11 @@ class InitializerError(VarscopeError, ValueError):
 class GraphMismatchError(VarscopeError, ValueError):
     """Values of different graphs; `first` and `second` are two that differ."""
 
+    first: Any
+    second: Any
+
     @classmethod
-    def of(cls, first, second):
+    def of(cls, first: Any, second: Any) -> Self:
         error = cls(
             f"values belong to different graphs: {first!r:.100} to {first.graph!r}, and "
             f"{second!r:.100} to {second.graph!r}; give values of one graph"
@@ -215,8 +245,11 @@ class GraphMismatchError(VarscopeError, ValueError):
 class ScopeOrderError(VarscopeError, RuntimeError):
     """A scope that was closed while it was not the innermost one; `closed` and `innermost`."""
 
+    closed: str
+    innermost: str
+
     @classmethod
-    def still_open(cls, closed, innermost):
+    def still_open(cls, closed: str, innermost: str) -> Self:
         error = cls(
             f"{closed} was closed while {innermost}, opened after it, is still open; close "
             "scopes in the reverse order (a generator that is suspended inside one keeps it open)"
@@ -226,7 +259,7 @@ class ScopeOrderError(VarscopeError, RuntimeError):
         return error
 
     @classmethod
-    def not_open(cls, closed, innermost):
+    def not_open(cls, closed: str, innermost: str) -> Self:
         error = cls(
             f"{closed} was closed and is not open in this thread or task, where the innermost "
             f"is {innermost}; close a scope where it was opened"
@@ -240,7 +273,7 @@ class OpenScopeError(VarscopeError, RuntimeError):
     """Something that can only be done outside every scope."""
 
     @classmethod
-    def reset(cls, innermost):
+    def reset(cls, innermost: str) -> Self:
         return cls(
             f"the default graph cannot be reset inside {innermost}; leave it first, or build in "
             "a graph of your own: with varscope.Graph().as_default()"
@@ -250,8 +283,10 @@ class OpenScopeError(VarscopeError, RuntimeError):
 class FinalizedGraphError(VarscopeError, RuntimeError):
     """A finalized graph takes no new names."""
 
+    name: str
+
     @classmethod
-    def variable(cls, name):
+    def variable(cls, name: str) -> Self:
         error = cls(
             f"variable {name} cannot be created: the graph is finalized; create everything "
             "before graph.finalize()"
@@ -261,7 +296,7 @@ class FinalizedGraphError(VarscopeError, RuntimeError):
 
 
 class WithdrawnError(VarscopeError, RuntimeError):
-    """A variable that is no longer there, because its creation was part of something that failed."""
+    """A variable that is no longer there: its creation was part of something that failed."""
 
 
 class NotYetError(VarscopeError, NotImplementedError):

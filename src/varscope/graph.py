@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, SupportsIndex, overload
 
 from varscope import randomness, shapes
 from varscope._scopecore import (
@@ -41,7 +41,7 @@ class Graph(Registry):
     (1, 12, True)
     """
 
-    def __init__(self, seed: int | None = None, storage=None):
+    def __init__(self, seed: int | None = None, storage: None = None) -> None:
         if storage is not None:
             raise NotYetError(
                 f"storage={storage!r:.100} cannot be used yet in this version; write "
@@ -81,10 +81,10 @@ class Graph(Registry):
     def __bool__(self) -> bool:
         return True  # a graph without variables is still a graph
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._lookup(name) is not None
 
-    def __getitem__(self, name) -> Variable:
+    def __getitem__(self, name: str) -> Variable:
         if not isinstance(name, str):
             raise ArgumentTypeError.of("a variable's name", "a str", name)
         found = self._lookup(name)
@@ -112,7 +112,7 @@ class Graph(Registry):
         """The bytes of all variables together, allocated or not."""
         return self._totals()[1]
 
-    def find(self, pattern: str | re.Pattern) -> list[Variable]:
+    def find(self, pattern: str | re.Pattern[str]) -> list[Variable]:
         """The variables whose full name fits, in the order of creation.
 
         Parameters
@@ -133,11 +133,13 @@ class Graph(Registry):
         return [self._handle(row) for row, name in enumerate(self._op_names()) if match(name)]
 
     # --- collections
-    def add_to_collection(self, key, value) -> None:
+    def add_to_collection(self, key: Hashable, value: object) -> None:
         """Add anything to a collection, behind what is there now."""
         self._extras.setdefault(key, []).append((len(self), value))
 
-    def get_collection(self, key, scope: str | re.Pattern | None = None) -> list:
+    def get_collection(
+        self, key: Hashable, scope: str | re.Pattern[str] | None = None
+    ) -> list[Any]:
         """The entries of a collection, in the order in which they were added.
 
         Parameters
@@ -169,23 +171,23 @@ class Graph(Registry):
             ]
         return values
 
-    def global_variables(self, scope=None) -> list[Variable]:
+    def global_variables(self, scope: str | re.Pattern[str] | None = None) -> list[Variable]:
         """The variables in `GraphKeys.GLOBAL_VARIABLES`."""
         return self.get_collection(GraphKeys.GLOBAL_VARIABLES, scope)
 
-    def trainable_variables(self, scope=None) -> list[Variable]:
+    def trainable_variables(self, scope: str | re.Pattern[str] | None = None) -> list[Variable]:
         """The variables in `GraphKeys.TRAINABLE_VARIABLES`."""
         return self.get_collection(GraphKeys.TRAINABLE_VARIABLES, scope)
 
-    def local_variables(self, scope=None) -> list[Variable]:
+    def local_variables(self, scope: str | re.Pattern[str] | None = None) -> list[Variable]:
         """The variables in `GraphKeys.LOCAL_VARIABLES`."""
         return self.get_collection(GraphKeys.LOCAL_VARIABLES, scope)
 
     # --- copies
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Graph {id(self):#x} of {len(self):,} variables>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Graph], tuple[int], dict[str, Any]]:
         rows = []
         for row, variable in enumerate(self.variables):
             content = variable._content
@@ -213,16 +215,18 @@ class Graph(Registry):
         }
         return Graph, (self._seed,), state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         for row, (path, spec, suffix, site, content) in enumerate(state["rows"]):
             self._load(path, spec, suffix, site)
             if content is not None:
-                self._handle(row)._content = Content(content[0])
-                self._handle(row)._content.version = content[1]
+                restored = Content(content[0])
+                restored.version = content[1]
+                self._handle(row)._content = restored
         self._load_op_state(state["op_names"])
         self._extras = {
             key: [
-                (place, value if row is None else self._handle(row)) for place, row, value in entries
+                (place, value if row is None else self._handle(row))
+                for place, row, value in entries
             ]
             for key, entries in state["extras"].items()
         }
@@ -230,16 +234,20 @@ class Graph(Registry):
             self.finalize()
 
 
-class Variables(Sequence):
+class Variables(Sequence[Variable]):
     """The variables of a graph in the order of creation; a view, not a copy."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
     def __len__(self) -> int:
         return self._graph._count()
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Variable: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Variable]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Variable | list[Variable]:
         if isinstance(index, slice):
             return [self._graph._handle(row) for row in range(*index.indices(len(self)))]
         row = index.__index__()
@@ -247,24 +255,28 @@ class Variables(Sequence):
             raise IndexError(f"variable {row} of a graph of {len(self):,}")
         return self._graph._handle(row % len(self))
 
-    def __contains__(self, value) -> bool:
+    def __contains__(self, value: object) -> bool:
         return isinstance(value, Variable) and value.graph is self._graph
 
-    def index(self, value, start: int = 0, stop: int | None = None) -> int:
+    def index(self, value: object, start: int = 0, stop: int | None = None) -> int:
         """The place of a variable in the order of creation."""
-        if value in self and value._index in range(len(self))[start:stop]:
+        if (
+            isinstance(value, Variable)
+            and value in self
+            and value._index in range(len(self))[start:stop]
+        ):
             return value._index
         raise ValueError(f"{value!r} is not in the sequence")
 
-    def count(self, value) -> int:
+    def count(self, value: object) -> int:
         """1 for a variable of the graph, 0 for anything else."""
         return int(value in self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{len(self):,} variables of {self._graph!r}>"
 
 
-def glob(pattern: str) -> re.Pattern:
+def glob(pattern: str) -> re.Pattern[str]:
     """The regex of a pattern on path components."""
     if not isinstance(pattern, str):
         raise ArgumentTypeError.of("pattern", "a str or a compiled regex", pattern)
@@ -286,7 +298,7 @@ def glob(pattern: str) -> re.Pattern:
     return re.compile(text)
 
 
-def under(path: str, name) -> bool:
+def under(path: str, name: object) -> bool:
     """Whether a name lies at or below a path, at a component's border."""
     if not isinstance(name, str):
         return False
@@ -295,16 +307,17 @@ def under(path: str, name) -> bool:
 
 # --- graphs of other libraries
 
+
 class Attachment:
     """What `attach` leaves with a graph of another library; copies of that graph hold nothing."""
 
     __slots__ = ("graph", "host")
 
-    def __init__(self, host, graph: Graph):
+    def __init__(self, host: object, graph: Graph) -> None:
         self.host = weakref.ref(host)
         self.graph = graph
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
         return _detached, ()
 
 
@@ -314,11 +327,11 @@ def _detached() -> None:
 
 # Of hosts that have no __dict__.  Where there is one the attachment lies in it, so that the
 # garbage collector sees a cycle from the graph's initializers back to the host.
-_attached: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_attached: weakref.WeakKeyDictionary[Any, Attachment] = weakref.WeakKeyDictionary()
 _KEY = "_varscope_attachment"
 
 
-def attach(host_graph) -> Graph:
+def attach(host_graph: Any) -> Graph:
     """Give a graph of another library a varscope graph that lives as long as it does.
 
     Afterwards objects whose `graph` attribute is `host_graph` can be passed as `values` to
@@ -350,7 +363,7 @@ def attach(host_graph) -> Graph:
     return attachment.graph
 
 
-def attached(host_graph) -> Graph | None:
+def attached(host_graph: Any) -> Graph | None:
     """The graph that `attach` gave, or None."""
     attachment = getattr(host_graph, "__dict__", {}).get(_KEY)
     if attachment is None:
@@ -376,32 +389,34 @@ def set_random_seed(seed: int | None) -> None:
     get_default_graph().seed = seed
 
 
-def get_collection(key, scope=None) -> list:
+def get_collection(key: Hashable, scope: str | re.Pattern[str] | None = None) -> list[Any]:
     """`Graph.get_collection` of the current graph."""
     return get_default_graph().get_collection(key, scope)
 
 
-def add_to_collection(key, value) -> None:
+def add_to_collection(key: Hashable, value: object) -> None:
     """`Graph.add_to_collection` of the current graph."""
     get_default_graph().add_to_collection(key, value)
 
 
-def global_variables(scope=None) -> list[Variable]:
+def global_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
     """The global variables of the current graph."""
     return get_default_graph().global_variables(scope)
 
 
-def trainable_variables(scope=None) -> list[Variable]:
+def trainable_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
     """The trainable variables of the current graph."""
     return get_default_graph().trainable_variables(scope)
 
 
-def local_variables(scope=None) -> list[Variable]:
+def local_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
     """The local variables of the current graph."""
     return get_default_graph().local_variables(scope)
 
 
-def initialize(variables: Iterable[Variable] | None = None, threads=None, progress=None) -> None:
+def initialize(
+    variables: Iterable[Variable] | None = None, threads: None = None, progress: None = None
+) -> None:
     """Materialise many variables at once: those given, or all of the current graph."""
     for what, given in (("threads", threads), ("progress", progress)):
         if given is not None:
@@ -419,4 +434,4 @@ register(
 )
 replace_default_graph(Graph())
 
-__all__ = ["Graph", "GraphKeys", "Spec", "attach"]
+__all__ = ["Graph", "GraphKeys", "Spec", "attach", "get_default_graph"]

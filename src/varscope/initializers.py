@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from varscope import randomness, shapes
+from varscope._scopecore import Spec
 from varscope.errors import ArgumentTypeError, InitializerError
 
 
@@ -21,10 +24,10 @@ class Zeros:
     array([0, 0], dtype=int8)
     """
 
-    def __call__(self, shape, dtype):
+    def __call__(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         return np.zeros(shape, dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "zeros"
 
 
@@ -32,10 +35,10 @@ class Zeros:
 class Ones:
     """All elements one (True for bool)."""
 
-    def __call__(self, shape, dtype):
+    def __call__(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         return np.ones(shape, dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "ones"
 
 
@@ -54,14 +57,14 @@ class constant:
 
     value: complex
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if np.ndim(self.value) != 0 or isinstance(self.value, (str, bytes)):
             raise ArgumentTypeError.of("constant", "a number", self.value)
 
-    def __call__(self, shape, dtype):
+    def __call__(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         return np.full(shape, self.value, dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"constant({self.value!r})"
 
 
@@ -76,7 +79,13 @@ class glorot_uniform:
 
     seed: int | None = None
 
-    def __call__(self, shape, dtype, partition_info=None, key=None):
+    def __call__(
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        partition_info: PartitionInfo | None = None,
+        key: int | None = None,
+    ) -> np.ndarray:
         if key is None:
             key = randomness.draw_seed()
         fan_in, fan_out = fans(shape)
@@ -86,11 +95,11 @@ class glorot_uniform:
         numbers -= limit
         return numbers.reshape(shape).astype(dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "glorot_uniform()" if self.seed is None else f"glorot_uniform(seed={self.seed})"
 
 
-def fans(shape) -> tuple[int, int]:
+def fans(shape: Sequence[int]) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight of this shape.
 
     >>> fans((3, 3, 16, 32)), fans((7,)), fans(())
@@ -103,19 +112,19 @@ def fans(shape) -> tuple[int, int]:
     return field * shape[-2], field * shape[-1]
 
 
-def default_for(dtype: np.dtype):
+def default_for(dtype: np.dtype) -> Callable[..., Any] | None:
     """What fills a variable that names no initializer: by its dtype, None where nothing fits."""
     if shapes.is_floating(dtype):
         return glorot_uniform()
     return zeros if shapes.is_integral(dtype) else None
 
 
-def is_value(initializer) -> bool:
+def is_value(initializer: object) -> bool:
     """Whether it is an array or a number, which fixes shape and dtype, and not a callable."""
     return initializer is not None and not callable(initializer)
 
 
-def as_value(initializer) -> np.ndarray:
+def as_value(initializer: Any) -> np.ndarray:
     """A private, read-only copy of an array or number.
 
     Python's numbers become bool, int32, float32 and complex128, as TensorFlow has them; arrays
@@ -140,7 +149,7 @@ class Value:
 
     array: np.ndarray
 
-    def __call__(self, shape, dtype):
+    def __call__(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         return self.array
 
 
@@ -152,11 +161,11 @@ class PartitionInfo:
     are tuples of int.
     """
 
-    full_shape: tuple[int, ...]
+    full_shape: shapes.Shape | None
     var_offset: tuple[int, ...]
 
 
-def how_to_call(initializer) -> tuple[bool, frozenset[str]]:
+def how_to_call(initializer: Callable[..., Any]) -> tuple[bool, frozenset[str]]:
     """Is its dtype keyword-only, and which of partition_info and key does it take."""
     try:
         parameters = inspect.signature(initializer).parameters
@@ -167,12 +176,12 @@ def how_to_call(initializer) -> tuple[bool, frozenset[str]]:
     return keyword_only, frozenset({"partition_info", "key"} & set(parameters))
 
 
-def call(spec, key: int):
+def call(spec: Spec, key: int) -> Any:
     """The result of a spec's initializer, as it comes."""
     if spec.how_to_call is None:
         spec.how_to_call = how_to_call(spec.initializer)
     keyword_only, takes = spec.how_to_call
-    extra = {}
+    extra: dict[str, Any] = {}
     if "partition_info" in takes:
         extra["partition_info"] = PartitionInfo(spec.shape, (0,) * len(spec.shape or ()))
     if "key" in takes:

@@ -23,8 +23,11 @@ def path_key(seed: int, path: str, initializer_seed: int | None = None) -> int:
     False
     """
     digest = hashlib.blake2b(digest_size=16, person=b"varscope")
-    for text in (str(seed), "" if initializer_seed is None else str(initializer_seed),
-                 *path.split("/")):
+    for text in (
+        str(seed),
+        "" if initializer_seed is None else str(initializer_seed),
+        *path.split("/"),
+    ):
         data = text.encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)

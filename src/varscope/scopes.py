@@ -5,6 +5,9 @@ The hot ones are the core's own: a function of this module around them would cos
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Never, SupportsIndex
+
 from varscope._scopecore import (
     AUTO_REUSE,
     VariableScope,
@@ -16,6 +19,9 @@ from varscope._scopecore import (
 from varscope.creation import GraphKeys
 from varscope.errors import NotYetError
 from varscope.variables import Variable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "AUTO_REUSE",
@@ -29,9 +35,20 @@ __all__ = [
 ]
 
 
-def get_local_variable(name, shape=None, dtype=None, initializer=None, regularizer=None,
-                       collections=None, caching_device=None, partitioner=None,
-                       validate_shape=True, custom_getter=None, *, constraint=None) -> Variable:  # fmt: skip
+def get_local_variable(
+    name: str,
+    shape: SupportsIndex | Iterable[SupportsIndex | None] | None = None,
+    dtype: npt.DTypeLike | None = None,
+    initializer: Callable[..., Any] | npt.ArrayLike | None = None,
+    regularizer: Callable[[Any], Any] | None = None,
+    collections: Iterable[Hashable] | None = None,
+    caching_device: str | Callable[[Any], str] | None = None,
+    partitioner: Callable[..., Sequence[int]] | None = None,
+    validate_shape: bool = True,
+    custom_getter: Callable[..., Any] | None = None,
+    *,
+    constraint: Callable[[Any], Any] | None = None,
+) -> Variable:
     """`get_variable` for what is not part of the model: in `LOCAL_VARIABLES`, not trainable."""
     keys = () if collections is None else tuple(collections)
     if GraphKeys.LOCAL_VARIABLES not in keys:
@@ -42,7 +59,7 @@ def get_local_variable(name, shape=None, dtype=None, initializer=None, regulariz
     )  # fmt: skip
 
 
-def make_template(name, func, /, **kwargs):
+def make_template(name: str, func: Callable[..., Any], /, **kwargs: Any) -> Never:
     """Not in this version yet."""
     raise NotYetError(
         f"make_template({name!r}, ...) cannot be used yet in this version; share variables with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ LARGEST = 2**63 - 1
 RULE = "write a sequence of non-negative ints, such as [3, 4], or [] for a scalar"
 
 
-def as_shape(shape) -> Shape | None:
+def as_shape(shape: Any) -> Shape | None:
     """A shape as a tuple; dimensions may be None, and None is a shape of unknown rank.
 
     >>> as_shape(3), as_shape([2, None])
@@ -31,7 +32,7 @@ def as_shape(shape) -> Shape | None:
     return tuple(None if dim is None else as_dim(dim, shape) for dim in dims)
 
 
-def as_dim(dim, shape) -> int:
+def as_dim(dim: Any, shape: Any) -> int:
     """One dimension as an int from 0 to 2**63 - 1."""
     if isinstance(dim, (bool, np.bool_)):
         raise InvalidShapeTypeError(f"shape {shape!r} holds the bool {dim!r}; {RULE}", shape)
@@ -79,10 +80,10 @@ def is_compatible(asked: Shape | None, actual: Shape | None) -> bool:
     )
 
 
-def as_dtype(dtype) -> np.dtype:
+def as_dtype(dtype: Any) -> np.dtype:
     """Anything that `numpy.dtype` takes, as a dtype whose values lie in the array itself."""
     try:
-        found = np.dtype(dtype)
+        found: np.dtype = np.dtype(dtype)
     except TypeError as error:
         raise ArgumentTypeError(
             f"dtype {dtype!r:.100} is none that NumPy knows ({error}); write a name such as "
@@ -116,12 +117,12 @@ def fits(given: np.dtype, dtype: np.dtype, casting: str) -> bool:
     """
     if np.can_cast(given, dtype, casting):  # type: ignore[arg-type]
         return True
-    return casting == "same_kind" and is_floating(dtype) and (
-        is_floating(given) or is_integral(given)
+    return (
+        casting == "same_kind" and is_floating(dtype) and (is_floating(given) or is_integral(given))
     )
 
 
-def as_seed(seed) -> int:
+def as_seed(seed: Any) -> int:
     """A seed as a Python int of any size."""
     if isinstance(seed, (bool, np.bool_)):
         raise ArgumentTypeError.of("seed", "an int", seed)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope import initializers, randomness, shapes
-from varscope._scopecore import Handle
+from varscope._scopecore import Handle, Registry
 from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class Content:
-    """What a materialised variable holds: the storage, a read-only view, and how often it changed."""
+    """What a materialised variable holds: storage, a read-only view, and how often it changed."""
 
     __slots__ = ("array", "version", "view")
 
-    def __init__(self, array):
+    def __init__(self, array: np.ndarray) -> None:
         self.array = array
         self.view = array.view()
         self.view.flags.writeable = False
@@ -27,8 +32,8 @@ class Content:
 class _Running(threading.local):
     """The variables whose initializers run in this thread, to tell when one reads itself."""
 
-    def __init__(self):
-        self.names = []
+    def __init__(self) -> None:
+        self.names: list[tuple[int, int]] = []
 
 
 _running = _Running()
@@ -52,7 +57,7 @@ class Variable(Handle, NDArrayOperatorsMixin):
 
     # --- what it is
     @property
-    def shape(self):
+    def shape(self) -> shapes.Shape | None:
         """A tuple of ints; None, or None inside, while only the initializer knows."""
         return self._spec.shape
 
@@ -83,17 +88,17 @@ class Variable(Handle, NDArrayOperatorsMixin):
         return self._spec.trainable
 
     @property
-    def initializer(self):
+    def initializer(self) -> Callable[..., Any]:
         """The callable that makes its first values."""
         return self._spec.initializer
 
     @property
-    def regularizer(self):
+    def regularizer(self) -> Callable[[Any], Any] | None:
         """The regularizer it was created with, or None."""
         return self._spec.regularizer
 
     @property
-    def constraint(self):
+    def constraint(self) -> Callable[[Any], Any] | None:
         """The function that projects its values, or None."""
         return self._spec.constraint
 
@@ -178,20 +183,22 @@ class Variable(Handle, NDArrayOperatorsMixin):
             )
         if not shapes.fits(values.dtype, spec.dtype, "safe"):
             raise DTypeMismatchError.of(
-                self.path, spec.dtype, values.dtype,
+                self.path,
+                spec.dtype,
+                values.dtype,
                 f"returned by {spec.initializer!r:.100}, which cannot be cast safely",
             )
         shapes.check_size(values.shape, spec.dtype)
         return values
 
-    def _known_shape(self):
+    def _known_shape(self) -> shapes.Shape:
         """The shape, asking the initializer where only it knows."""
         if self._spec.size < 0:
             self._materialised()
-        return self._spec.shape
+        return self._spec.shape  # type: ignore[return-value]
 
     # --- writing
-    def assign(self, value, apply_constraint: bool = False) -> Variable:
+    def assign(self, value: npt.ArrayLike, apply_constraint: bool = False) -> Variable:
         """Set all values; shape and kind of number must fit, or nothing is changed.
 
         Parameters
@@ -206,12 +213,12 @@ class Variable(Handle, NDArrayOperatorsMixin):
             value = self._constrained(value)
         return self._store(value)
 
-    def assign_add(self, delta) -> Variable:
+    def assign_add(self, delta: npt.ArrayLike) -> Variable:
         """Add to all values, in place."""
         delta = self._castable(delta)
         return self._store(self._materialised().array + delta)
 
-    def assign_sub(self, delta) -> Variable:
+    def assign_sub(self, delta: npt.ArrayLike) -> Variable:
         """Subtract from all values, in place."""
         delta = self._castable(delta)
         return self._store(self._materialised().array - delta)
@@ -220,7 +227,7 @@ class Variable(Handle, NDArrayOperatorsMixin):
         """Put `constraint(values)` in place of the values; nothing without a constraint."""
         return self._store(self._constrained(self.value()))
 
-    def _castable(self, value) -> np.ndarray:
+    def _castable(self, value: npt.ArrayLike) -> np.ndarray:
         value = np.asarray(value)
         if not shapes.is_compatible(self._spec.shape, value.shape):
             raise ShapeMismatchError.of(self.path, self._spec.shape, value.shape, "assigned")
@@ -229,12 +236,12 @@ class Variable(Handle, NDArrayOperatorsMixin):
             raise DTypeMismatchError.of(self.path, self.dtype, value.dtype, "assigned")
         return value
 
-    def _constrained(self, value) -> np.ndarray:
+    def _constrained(self, value: np.ndarray) -> np.ndarray:
         if self.constraint is None:
             return value
         return self._castable(self.constraint(value.astype(self.dtype, copy=False)))
 
-    def _store(self, value) -> Variable:
+    def _store(self, value: np.ndarray) -> Variable:
         content = self._content
         if content is None:
             array = self.graph.storage.allocate(value.shape, self.dtype)
@@ -248,7 +255,7 @@ class Variable(Handle, NDArrayOperatorsMixin):
         return self
 
     # --- as an array
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self.array
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
@@ -258,68 +265,70 @@ class Variable(Handle, NDArrayOperatorsMixin):
             return array.astype(dtype)
         return array.copy() if copy else array
 
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[Any, ...] = (), **kwargs: Any
+    ) -> Any:
         inputs = tuple(x.value() if isinstance(x, Variable) else x for x in inputs)
         if out:
             kwargs["out"] = tuple(x.array if isinstance(x, Variable) else x for x in out)
         result = getattr(ufunc, method)(*inputs, **kwargs)
         written = [x for x in out if isinstance(x, Variable)]
         for variable in written:
-            variable._content.version += 1
+            variable._materialised().version += 1
         return written[0] if len(out) == 1 and written else result
 
-    def __dlpack__(self, **kwargs):
+    def __dlpack__(self, **kwargs: Any) -> Any:
         return self.array.__dlpack__(**kwargs)
 
-    def __dlpack_device__(self):
+    def __dlpack_device__(self) -> Any:
         return self.array.__dlpack_device__()
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self.value()[index]
 
-    def __setitem__(self, index, value):
+    def __setitem__(self, index: Any, value: npt.ArrayLike) -> None:
         content = self._materialised()
         content.array[index] = value
         content.version += 1
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.value())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.value())
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.value())
 
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self.value())
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.value())
 
-    def __complex__(self):
+    def __complex__(self) -> complex:
         return complex(self.value())
 
-    def __index__(self):
+    def __index__(self) -> int:
         return self.value().__index__()
 
     # Variables are keys of dicts and members of lists: comparing one compares the object.
     __hash__ = object.__hash__
     __eq__ = object.__eq__
     __ne__ = object.__ne__
-    __lt__ = object.__lt__
-    __le__ = object.__le__
-    __gt__ = object.__gt__
-    __ge__ = object.__ge__
+    __lt__ = object.__lt__  # type: ignore[operator]
+    __le__ = object.__le__  # type: ignore[operator]
+    __gt__ = object.__gt__  # type: ignore[operator]
+    __ge__ = object.__ge__  # type: ignore[operator]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         state = "" if self.initialized else ", declared"
         return f"<Variable {self.name!r} shape={self.shape} dtype={self.dtype}{state}>"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Registry, str]]:
         return _variable_of, (self.graph, self.path)
 
 
-def _variable_of(graph, path) -> Variable:
+def _variable_of(graph: Registry, path: str) -> Variable | None:
     """The variable of an unpickled graph."""
     return graph._find(path)
