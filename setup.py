@@ -18,7 +18,7 @@ shutil.copy("src/_scopecore.pxd", declarations)
 core = Extension(
     "varscope._scopecore",
     ["src/_scopecore.pyx"],
-    depends=["src/_scopecore.pxd"],
+    depends=["src/_scopecore.pxd", *map(str, Path("src/core").glob("*.pxi"))],
     extra_compile_args=strict if os.environ.get("VARSCOPE_WERROR") == "1" else [],
 )
 core.cython_include_dirs = [str(declarations.parent)]

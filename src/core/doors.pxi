@@ -1,0 +1,273 @@
+# get_variable, what the layers above register, and the quick way in.
+
+# === get_variable ===============================================================================
+
+cdef bint dims_of(object shape, Request *request) noexcept:
+    """Read a shape of a few plain ints; False leaves the judgement to `shapes`."""
+    cdef Py_ssize_t i, n
+    cdef int overflow = 0
+    cdef object dim
+    cdef bint is_list
+    if shape is None:
+        request.rank = -1
+        return True
+    if PyLong_CheckExact(shape):
+        request.rank = 1
+        request.dims[0] = PyLong_AsLongLongAndOverflow(shape, &overflow)
+        return overflow == 0
+    is_list = PyList_CheckExact(shape)
+    if not is_list and not PyTuple_CheckExact(shape):
+        return False
+    n = PyList_GET_SIZE(shape) if is_list else PyTuple_GET_SIZE(shape)
+    if n > MAX_DIMS:
+        return False
+    for i in range(n):
+        dim = <object>(PyList_GET_ITEM(shape, i) if is_list else PyTuple_GET_ITEM(shape, i))
+        if not PyLong_CheckExact(dim):
+            return False
+        request.dims[i] = PyLong_AsLongLongAndOverflow(dim, &overflow)
+        if overflow:
+            return False
+    request.rank = <int>n
+    return True
+
+
+cdef inline bint same_dims(const Request *request, Spec spec) noexcept:
+    return request.rank < 0 or (
+        request.rank == spec.rank
+        and memcmp(request.dims, spec.dims, request.rank * sizeof(int64_t)) == 0)
+
+
+cdef inline void fill_request(Request *request, Defaults defaults, object dtype,
+                              object initializer, object regularizer, object trainable,
+                              object collections, object caching_device, object validate_shape,
+                              object constraint) noexcept:
+    """All but the shape; the pointers are borrowed for as long as the call lasts."""
+    request.defaults = <PyObject *>defaults
+    request.parts[0], request.parts[1] = <PyObject *>dtype, <PyObject *>initializer
+    request.parts[2], request.parts[3] = <PyObject *>regularizer, <PyObject *>trainable
+    request.parts[4], request.parts[5] = <PyObject *>collections, <PyObject *>caching_device
+    request.parts[6], request.parts[7] = <PyObject *>validate_shape, <PyObject *>constraint
+
+
+cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, object origin,
+                   object name, object shape, object dtype, object initializer,
+                   object regularizer, object trainable, object collections,
+                   object caching_device, object partitioner, object validate_shape,
+                   object custom_getter, object constraint):
+    """Find or create.  What was asked for before is answered here; the rest by `creation`."""
+    cdef Request request
+    cdef uint32_t row = NONE, spec
+    cdef bint known = (defaults.custom_getter is None and defaults.partitioner is None
+                       and custom_getter is None and partitioner is None
+                       and PyUnicode_CheckExact(name) and dims_of(shape, &request))
+    if known:
+        row = graph.find_row(node, <str>name)
+        if row != NONE and mode and initializer is None:
+            if same_dims(&request, <Spec>graph.specs[graph.table.rows[row].spec]):
+                if (defaults.dtype if dtype is None else dtype) is (
+                        <Spec>graph.specs[graph.table.rows[row].spec]).dtype:
+                    return graph.handle(row)
+        fill_request(&request, defaults, dtype, initializer, regularizer, trainable, collections,
+                     caching_device, validate_shape, constraint)
+        spec = graph.requests.find(&request)
+        if spec != NONE:
+            if row == NONE and mode != SHARE:
+                made = create(graph, node, <str>name, spec)
+                if made is not None:
+                    return made
+            elif row != NONE and mode and graph.table.rows[row].spec == spec:
+                return graph.handle(row)
+    made = create_or_share(graph, graph.path(node), defaults, mode, origin, name, shape, dtype,
+                           initializer, regularizer, trainable, collections, caching_device,
+                           partitioner, validate_shape, custom_getter, constraint)
+    if known and row == NONE and isinstance(made, Handle):
+        remember_request(graph, node, <str>name, &request, collections)
+    return made
+
+
+cdef object create(Registry graph, uint32_t node, str name, uint32_t spec):
+    cdef uint32_t id = graph.locate(&node, name)
+    return graph.commit(node, id, spec, current_site(graph), NONE)
+
+
+cdef int remember_request(Registry graph, uint32_t node, str name, Request *request,
+                          object collections) except -1:
+    """The next request like this one needs no Python.
+
+    Not where the answer may change: an array that somebody can write to, a list of collections.
+    """
+    cdef uint32_t row = graph.find_row(node, name)
+    cdef Spec spec
+    if row == NONE or not (collections is None or PyTuple_CheckExact(collections)):
+        return 0
+    spec = <Spec>graph.specs[graph.table.rows[row].spec]
+    if spec.repeatable:
+        request.spec = graph.table.rows[row].spec
+        graph.requests.put(request)
+    return 0
+
+
+def get_variable(name, shape=None, dtype=None, initializer=None, regularizer=None,
+                 trainable=True, collections=None, caching_device=None, partitioner=None,
+                 validate_shape=True, custom_getter=None, *, constraint=None):
+    """The variable of this name in the current scope: found or created, as its reuse says.
+
+    Parameters
+    ----------
+    name : str
+        Appended to the scope's path; may itself have components (`"a/w"`).
+    shape : int, sequence of int, or None
+        Fully known for a new variable, unless an array or number is the initializer.  For an
+        existing one it may be None or have None dimensions, and must be compatible.
+    dtype : dtype-like, optional
+        Anything that `numpy.dtype` takes; default: the scope's, float32 at the root.
+    initializer : callable, array or number, optional
+        `(shape, dtype)` to an array; an array or number fixes shape and dtype.  Default: the
+        scope's; without one Glorot uniform for floats and zeros for integers and bool.
+    regularizer, caching_device, partitioner, constraint : optional
+        None means the scope's.
+    trainable : bool
+        Whether it is in `TRAINABLE_VARIABLES`.
+    collections : iterable of hashable, optional
+        Default `[GraphKeys.GLOBAL_VARIABLES]`.
+    validate_shape : bool
+        False lets a new variable's shape be decided by its initializer.
+    custom_getter : callable, optional
+        `custom_getter(getter, full_name, **arguments)` decides what is returned; it runs before
+        those of the scopes.
+
+    Returns
+    -------
+    Variable
+        Only declared: its values are made when they are first read.
+
+    Raises
+    ------
+    VariableExistsError, VariableMissingError, ShapeMismatchError, DTypeMismatchError : ValueError
+        The name is there in a scope that does not reuse, or is not there in one that does, or the
+        variable that is there is not what was asked for.
+    InvalidNameError, InvalidShapeError : ValueError
+        A name or shape that no variable can have.
+
+    >>> import varscope as vs
+    >>> with vs.variable_scope("layer"):
+    ...     w = vs.get_variable("w", [3, 4], initializer=vs.ones)
+    >>> with vs.variable_scope("layer", reuse=True):
+    ...     vs.get_variable("w") is w
+    True
+    """
+    cdef Stack stack = current_stack()
+    cdef Frame top = stack.top
+    if top is None or stale(stack):
+        return get_in(graph_of(stack), ROOT, PLAIN, 0, None, name, shape, dtype, initializer,
+                      regularizer, trainable, collections, caching_device, partitioner,
+                      validate_shape, custom_getter, constraint)
+    return get_in(top.graph, top.node, top.defaults, top.mode, top.scope.reuse_origin, name,
+                  shape, dtype, initializer, regularizer, trainable, collections, caching_device,
+                  partitioner, validate_shape, custom_getter, constraint)
+
+
+# === The one arrow upwards ======================================================================
+
+def register(*, handle, create_or_share_with, dtype_from, default_dtype, attached):
+    """Tell the core what only the layers above can know; called once, at import."""
+    global handle_type, create_or_share, as_dtype, float32, attached_graph
+    if handle is not None:
+        handle_type = handle
+        varscope_keep_store(<PyTypeObject *>handle)
+    if create_or_share_with is not None:
+        create_or_share = create_or_share_with
+    if dtype_from is not None:
+        as_dtype, float32 = dtype_from, default_dtype
+        PLAIN.dtype = default_dtype
+    if attached is not None:
+        attached_graph = attached
+
+
+# === The front doors ============================================================================
+
+cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
+    """`get_variable(name)` or `get_variable(name, shape)` as a new reference.
+
+    NULL without an exception leaves it to the full function.
+    """
+    cdef PyThreadState *thread = PyThreadState_Get()
+    cdef PyObject *handle
+    cdef Request request
+    cdef Row *row
+    cdef uint32_t id, number
+    if (thread.id != recent_thread or thread.context != recent_context_address
+            or recent_stack.top is None or not PyUnicode_CheckExact(<object>name)):
+        return NULL
+    request.rank = -1
+    if shape != NULL and not dims_of(<object>shape, &request):
+        return NULL
+    # Borrowed from the stack, for as long as no other code can run: until something is made.
+    frame = <PyObject *>recent_stack.top
+    if not (<Frame>frame).quick:
+        return NULL
+    id = (<Frame>frame).graph.names.find(name)
+    if id == NONE:
+        return NULL
+    number = (<Frame>frame).graph.table.find((<Frame>frame).node, id)
+    if number == NONE:
+        return quick_create(<Frame>frame, id, &request)
+    row = &(<Frame>frame).graph.table.rows[number]
+    if (<Frame>frame).mode == 0 or not agrees(
+            <Spec>(<Frame>frame).graph.specs[row.spec], (<Frame>frame).defaults, &request):
+        return NULL
+    handle = row.handle
+    if handle != NULL and Py_REFCNT(handle) > 0:
+        Py_INCREF(<object>handle)
+        return handle
+    made = (<Frame>frame).graph.handle(number)
+    Py_INCREF(made)
+    return <PyObject *>made
+
+
+cdef inline bint agrees(Spec spec, Defaults defaults, const Request *request) noexcept:
+    return spec.dtype is defaults.dtype and same_dims(request, spec)
+
+
+cdef PyObject *quick_create(Frame frame, uint32_t name, Request *request) except? NULL:
+    """A new variable, where the like of it was asked for before."""
+    cdef uint32_t count = frame.graph.table.count, spec
+    if frame.mode == SHARE or (
+            frame.node == ROOT and not frame.graph.names.names[name].starts_path):
+        return NULL
+    fill_request(request, frame.defaults, None, None, None, True, None, None, True, None)
+    spec = frame.graph.requests.find(request)
+    if spec == NONE:
+        return NULL
+    graph = frame.graph
+    made = graph.commit(frame.node, name, spec, current_site(graph), count)
+    if made is None:
+        return NULL
+    Py_INCREF(made)
+    return <PyObject *>made
+
+
+cdef PyObject *quick_entry(PyObject *name, PyObject *default_name) except? NULL:
+    """`variable_scope(name)` as a new reference; NULL leaves it to the full function."""
+    cdef ScopeEntry entry
+    if default_name != NULL or not PyUnicode_CheckExact(<object>name):
+        return NULL
+    entry = ScopeEntry.__new__(ScopeEntry)
+    entry.name_or_scope = <object>name
+    entry.named = entry.plain = True
+    Py_INCREF(entry)
+    return <PyObject *>entry
+
+
+cdef object door(int which, varscope_quick quick, object full):
+    """The full function, with a quick answer before it; name, signature and text are its own."""
+    cdef bytes name = full.__name__.encode()
+    cdef bytes doc = f"{full.__name__}{full.__text_signature__}\n--\n\n{full.__doc__}".encode()
+    kept_alive.extend((name, doc))
+    return varscope_make_door(which, quick, full, name, doc, "varscope._scopecore")
+
+cdef list kept_alive = []
+get_variable = door(0, quick_get, get_variable)
+variable_scope = door(1, quick_entry, variable_scope)
+find_variables()

@@ -1,0 +1,156 @@
+# What Python code holds of a variable.
+
+# === Handles ====================================================================================
+
+cdef type handle_type = Handle
+
+
+cdef tuple NOTHING = ()
+
+cdef inline Handle new_handle():
+    # The slot itself: a call of the type would look for __init__ and build arguments.
+    return <Handle>(<PyTypeObject *>handle_type).tp_new(
+        handle_type, <PyObject *>NOTHING, NULL)
+
+
+cdef extern from *:
+    """
+    /* Most handles live for a moment: get_variable makes one that the caller does not keep.
+       Cython's free lists serve the class they are declared on only, not a subclass written in
+       Python, so the one subclass that is used gets a small store of its own. */
+    #define VARSCOPE_STORE 64
+    static PyTypeObject *varscope_stored_type;
+    static PyObject *varscope_store[VARSCOPE_STORE];
+    static int varscope_stored = 0;
+
+    static PyObject *varscope_alloc(PyTypeObject *type, Py_ssize_t items) {
+        PyObject *object;
+        if (type != varscope_stored_type || varscope_stored == 0)
+            return PyType_GenericAlloc(type, items);
+        object = varscope_store[--varscope_stored];
+        memset((char *)object + sizeof(PyObject), 0,
+               (size_t)type->tp_basicsize - sizeof(PyObject));
+        PyObject_Init(object, type);
+        PyObject_GC_Track(object);
+        return object;
+    }
+    static void varscope_free(void *object) {
+        /* Untracked by now, and of no use to anybody. */
+        if (Py_TYPE((PyObject *)object) == varscope_stored_type
+                && varscope_stored < VARSCOPE_STORE)
+            varscope_store[varscope_stored++] = (PyObject *)object;
+        else
+            PyObject_GC_Del(object);
+    }
+    static void varscope_keep_store(PyTypeObject *type) {
+    #ifndef Py_GIL_DISABLED
+        varscope_stored_type = type;
+        type->tp_alloc = varscope_alloc;
+        type->tp_free = varscope_free;
+    #else
+        (void)type;
+    #endif
+    }
+    """
+    void varscope_keep_store(PyTypeObject *type)
+
+
+cdef object create_or_share = None         # creation's function, see register
+
+
+@cython.no_gc_clear        # the graph must outlive the handle: __dealloc__ writes to its row
+@cython.freelist(64)
+cdef class Handle:
+    """What Python code holds of a variable: the graph and a row of it.
+
+    While somebody holds it, it is the only one of its row, so `is` compares variables.  The row's
+    pointer to it is borrowed: it is set when the handle is made and cleared before it goes, and
+    the handle keeps the graph, and so the row, alive.
+    """
+
+    def __dealloc__(self):
+        if (self.graph is not None and self.row != NONE
+                and self.graph.table.rows[self.row].handle == <PyObject *>self):
+            self.graph.table.rows[self.row].handle = NULL
+
+    cdef int check(self) except -1:
+        if self.row == NONE:
+            raise errors.WithdrawnError(
+                "this variable was withdrawn: the custom getter that created it raised")
+        return 0
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        # In Python code only since 3.12; the array is the owner of the buffer.
+        PyObject_GetBuffer(self.array, buffer, flags)
+
+    @property
+    def path(self):
+        """The full name by which `get_variable` finds it: scope path, slash, name."""
+        self.check()
+        return self.graph.row_path(self.row)
+
+    @property
+    def op_name(self):
+        """The name as an op: the path, with a suffix where another op had that name first."""
+        self.check()
+        return self.graph.op_name(self.row)
+
+    @property
+    def name(self):
+        """The op name followed by the output's number, always `:0`."""
+        self.check()
+        return self.graph.op_name(self.row) + ":0"
+
+    @property
+    def _index(self):
+        return self.row
+
+    @property
+    def _spec(self):
+        self.check()
+        return <Spec>self.graph.specs[self.graph.table.rows[self.row].spec]
+
+    @_spec.setter
+    def _spec(self, Spec spec):
+        self.check()
+        self.graph.table.rows[self.row].spec = self.graph.spec_id(spec)
+
+    @property
+    def _content(self):
+        cdef PyObject *content
+        self.check()
+        content = self.graph.table.rows[self.row].content
+        return None if content == NULL else <object>content
+
+    @_content.setter
+    def _content(self, content):
+        cdef PyObject *old
+        self.check()
+        old = self.graph.table.rows[self.row].content
+        if content is None:
+            self.graph.table.rows[self.row].content = NULL
+        else:
+            Py_INCREF(content)
+            self.graph.table.rows[self.row].content = <PyObject *>content
+        Py_XDECREF(old)
+
+    @property
+    def creation_site(self):
+        """`(file, line, function)` of the call that created the variable."""
+        self.check()
+        return site_text(self.graph.sites[self.graph.table.rows[self.row].site])
+
+
+def site_text(tuple site):
+    """`(file, line, function)` of a place in code that the core has noted."""
+    if len(site) == 3:
+        return site                        # of a graph that was pickled: only the text is left
+    code, instruction = site
+    if code is None:
+        return "<unknown>", 0, "<unknown>"
+    line = code.co_firstlineno
+    for start, stop, number in code.co_lines():
+        if start <= instruction < stop and number is not None:
+            line = number
+            break
+    return code.co_filename, line, code.co_qualname

@@ -1,0 +1,575 @@
+# One graph: its tables together, op names, creation sites, and what a failed getter leaves.
+
+# === The graph's tables together ================================================================
+
+cdef uint64_t next_serial = 1
+
+@cython.no_gc_clear        # handles write to its tables to the end; its lists and dicts are cleared
+cdef class Registry:
+    """The names of one graph: variables by path, and which op names are taken.
+
+    `varscope.Graph` is the class to use; this one knows no policy.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        global next_serial
+        self.names = NameTable()
+        self.tree = ScopeTree()
+        self.table = VariableTable()
+        self.requests = RequestCache()
+        self.specs, self.spec_ids = [], {}
+        self.sites, self.site_ids = [], {}
+        self.renamed = {}
+        self.serial = next_serial
+        next_serial += 1
+
+    def __dealloc__(self):
+        idmap_free(&self.op_names)
+
+    # --- text to numbers and back
+    @cython.final
+    cdef uint32_t seek(self, uint32_t node, str path) except? NONE:
+        """The node of any path below `node`, or NONE; a text that is no path is not there."""
+        cdef uint32_t name
+        for part in path.split("/"):
+            name = self.names.find(<PyObject *>part)
+            node = NONE if name == NONE else self.tree.find(node, name)
+            if node == NONE:
+                break
+        return node
+
+    @cython.final
+    cdef inline uint32_t open_path(self, uint32_t node, str path) except NONE:
+        """The node of a scope that is being opened, made when it is new."""
+        cdef uint32_t name = self.locate(&node, path)
+        return self.tree.child(node, name)
+
+    @cython.final
+    cdef uint32_t locate(self, uint32_t *node, str path) except NONE:
+        """The id of a path's last component; `node` moves to what it lies below.  Makes both."""
+        cdef uint32_t name = self.names.find(<PyObject *>path)
+        cdef list parts
+        if name != NONE and (node[0] != ROOT or self.names.names[name].starts_path):
+            return name
+        if is_component(path, node[0] == ROOT):
+            return self.names.intern(path)
+        parts = components(path, node[0] == ROOT)
+        leaf = parts.pop()
+        for part in parts:
+            node[0] = self.tree.child(node[0], self.names.intern(part))
+        return self.names.intern(leaf)
+
+    @cython.final
+    cdef str path(self, uint32_t node):
+        cdef list parts = []
+        while node != ROOT:
+            parts.append(self.names.text(self.tree.nodes[node].name))
+            node = self.tree.nodes[node].parent
+        parts.reverse()
+        return "/".join(parts)
+
+    @cython.final
+    cdef str join(self, uint32_t node, uint32_t name):
+        cdef str leaf = self.names.text(name)
+        return leaf if node == ROOT else f"{self.path(node)}/{leaf}"
+
+    @cython.final
+    cdef str row_path(self, uint32_t row):
+        return self.join(self.table.rows[row].node, self.table.rows[row].name)
+
+    @cython.final
+    cdef str op_name(self, uint32_t row):
+        """The path, made unique among the op names of the graph."""
+        cdef str path = self.row_path(row)
+        return suffixed(path, self.renamed[row]) if row in self.renamed else path
+
+    @cython.final
+    cdef uint32_t find_row(self, uint32_t node, str name) except? NONE:
+        """The row of a variable whose name may have slashes; never makes anything."""
+        cdef uint32_t id = self.names.find(<PyObject *>name)
+        cdef Py_ssize_t at
+        if id == NONE:
+            at = name.rfind("/")
+            if at <= 0 or at + 1 == len(name):
+                return NONE
+            node = self.seek(node, name[:at])
+            if node == NONE:
+                return NONE
+            leaf = name[at + 1:]
+            id = self.names.find(<PyObject *>leaf)
+            if id == NONE:
+                return NONE
+        return self.table.find(node, id)
+
+    # --- variables
+    @cython.final
+    cdef inline object handle(self, uint32_t row):
+        """The one live handle of a row, made when nobody holds one."""
+        cdef Row *r = &self.table.rows[row]
+        cdef Handle new
+        # Nobody owns a handle whose weak references are just being told that it dies.
+        if r.handle != NULL and Py_REFCNT(r.handle) > 0:
+            return <object>r.handle
+        new = new_handle()
+        new.graph, new.row = self, row
+        # A new object may have started a collection, which may have made the handle.
+        r = &self.table.rows[row]
+        if r.handle != NULL and Py_REFCNT(r.handle) > 0:
+            new.graph = None
+            return <object>r.handle
+        r.handle = <PyObject *>new
+        return new
+
+    @cython.final
+    cdef uint32_t spec_id(self, Spec spec) except NONE:
+        key = spec.key()
+        found = self.spec_ids.get(key)
+        if found is not None:
+            return found
+        if len(self.specs) >= <Py_ssize_t>NONE:
+            raise MemoryError()
+        self.specs.append(spec)
+        try:
+            self.spec_ids[key] = len(self.specs) - 1
+        except BaseException:
+            self.specs.pop()
+            raise
+        return <uint32_t>(len(self.specs) - 1)
+
+    @cython.final
+    cdef object commit(self, uint32_t node, uint32_t name, uint32_t spec, uint32_t site,
+                       uint32_t missed_at):
+        """One more variable, or None where the name is there.
+
+        `missed_at` is how many there were when it was looked up in vain, NONE if it was not.
+        All that can fail happens before the row is added.
+        """
+        cdef Handle new
+        cdef Creation creation = None
+        cdef uint32_t suffix = 0
+        if journals:
+            creation = noted(idmap_get(&self.op_names, node, name))
+        if self.finalized:
+            raise errors.FinalizedGraphError.variable(self.join(node, name))
+        new = new_handle()
+        # Making it may have started a collection, and that somebody's code.  From here on nothing
+        # can: a graph that has not grown since still lacks the name.
+        if self.table.count != missed_at and self.table.find(node, name) != NONE:
+            return None
+        self.table.reserve()
+        if self.op_name_taken(node, name):
+            suffix = self.claim(node, name, True)
+            self.renamed[self.table.count] = suffix
+        new.row = self.table.add(node, name, spec, site)
+        new.graph = self
+        self.table.rows[new.row].handle = <PyObject *>new
+        if creation is not None:
+            creation.handle = new
+        return new
+
+    @cython.final
+    cdef inline bint op_name_taken(self, uint32_t node, uint32_t name) except -1:
+        """For a name that no variable has; most have never been an op's, which is a bit to read."""
+        cdef Name *n = &self.names.names[name]
+        return (n.named_op or n.suffix) and self.taken(node, name) != 0
+
+    @cython.final
+    cdef int withdraw(self, Creation creation) except -1:
+        """Take out a variable whose creation turned out to be part of something that failed."""
+        cdef uint32_t row = creation.handle.row, node, name
+        cdef PyObject *content
+        if row == NONE:
+            return 0
+        node, name = self.table.rows[row].node, self.table.rows[row].name
+        content = self.table.rows[row].content
+        if row in self.renamed:
+            if creation.op_counter == NONE:
+                idmap_remove(&self.op_names, node, name)
+            else:
+                idmap_put(&self.op_names, node, name, creation.op_counter)
+        self.renamed = {key - (key > row): suffix for key, suffix in self.renamed.items()
+                        if key != row}
+        self.table.remove(row)
+        creation.handle.row = NONE
+        Py_XDECREF(content)
+        return 0
+
+    def _find(self, str op_name):
+        """The variable of this full name, or None."""
+        cdef uint32_t row = self.find_row(ROOT, exact(op_name, "name"))
+        return None if row == NONE else self.handle(row)
+
+    def _add(self, str op_name, Spec spec):
+        """Register a variable; returns None when the name was taken meanwhile."""
+        cdef uint32_t node = ROOT, site, id
+        cdef uint32_t name = self.locate(&node, exact(op_name, "name"))
+        id = self.spec_id(spec)
+        site = current_site(self)
+        return self.commit(node, name, id, site, NONE)
+
+    def _load(self, str path, Spec spec, suffix, site):
+        """Register a variable as it was elsewhere: op name and creation site are given."""
+        cdef uint32_t node = ROOT
+        cdef uint32_t name = self.locate(&node, path)
+        if self.table.find(node, name) != NONE:
+            raise ValueError(f"variable {path!r} is there already")
+        self.table.reserve()
+        id = self.spec_id(spec)
+        number = self.site_ids.setdefault(site, len(self.sites))
+        if number == len(self.sites):
+            self.sites.append(site)
+        if suffix:
+            self.renamed[self.table.count] = suffix
+        self.table.add(node, name, id, number)
+
+    def _op_state(self):
+        """The op names that have an entry: [(path, next suffix), ...]."""
+        cdef size_t i
+        cdef Slot *slot
+        cdef list state = []
+        if self.op_names.slots != NULL:
+            for i in range(self.op_names.mask + 1):
+                slot = &self.op_names.slots[i]
+                if slot.value != NONE:
+                    state.append((self.join(slot.a, slot.b), slot.value))
+        return state
+
+    def _load_op_state(self, state):
+        cdef uint32_t node
+        for path, next_suffix in state:
+            node = self.open_path(ROOT, path)
+            self.use(self.tree.nodes[node].parent, self.tree.nodes[node].name, next_suffix)
+
+    def _suffix(self, Py_ssize_t row):
+        return self.renamed.get(row, 0)
+
+    def _renamed_row(self, str op_name):
+        """The variable whose op name differs from its path, or -1."""
+        for row in self.renamed:
+            if self.op_name(row) == op_name:
+                return row
+        return -1
+
+    def finalize(self):
+        """Refuse new variables and op names from now on; existing ones can be used and set."""
+        self.finalized = True
+
+    # --- bulk access for the layers above; rows are in the order of creation
+    def _count(self):
+        return self.table.count
+
+    def _handle(self, Py_ssize_t row):
+        if not 0 <= row < self.table.count:
+            raise IndexError(row)
+        return self.handle(<uint32_t>row)
+
+    def _row(self, str op_name):
+        """The number of a variable in the order of creation, or -1."""
+        cdef uint32_t row = self.find_row(ROOT, exact(op_name, "name"))
+        return -1 if row == NONE else row
+
+    def _spec(self, Py_ssize_t row):
+        if not 0 <= row < self.table.count:
+            raise IndexError(row)
+        return self.specs[self.table.rows[row].spec]
+
+    def _op_names(self, Py_ssize_t start=0):
+        """All full names from a row on, as a list; a scope's text is made once a run of rows."""
+        cdef Py_ssize_t row
+        cdef uint32_t node = NONE
+        cdef str prefix = ""
+        cdef Row *r
+        cdef list names = []
+        for row in range(start, self.table.count):
+            r = &self.table.rows[row]
+            if r.node != node:
+                node = r.node
+                prefix = "" if node == ROOT else self.path(node) + "/"
+            names.append(prefix + self.names.text(r.name))
+        for row, suffix in self.renamed.items():
+            if row >= start:
+                names[row - start] = suffixed(names[row - start], suffix)
+        return names
+
+    def _rows_in(self, key, str scope=None):
+        """The rows of a collection, those of one scope only where one is given."""
+        cdef uint32_t row
+        cdef list chosen = [key in (<Spec>spec).collections for spec in self.specs]
+        cdef list rows = []
+        cdef uint32_t node = ROOT
+        if scope:
+            node = self.seek(ROOT, scope)
+            leaf = self._row(scope)
+        for row in range(self.table.count):
+            if chosen[self.table.rows[row].spec] and (
+                    not scope or row == leaf
+                    or node != NONE and self.below(self.table.rows[row].node, node)):
+                rows.append(row)
+        return rows
+
+    @cython.final
+    cdef bint below(self, uint32_t node, uint32_t ancestor) noexcept:
+        while node != ancestor and node != ROOT:
+            node = self.tree.nodes[node].parent
+        return node == ancestor
+
+    def _leaves_like(self, str scope, str leaf, Py_ssize_t limit):
+        """Full names that somebody may have meant: the same leaf anywhere, or the same scope."""
+        cdef uint32_t row, node = self.seek(ROOT, scope) if scope else ROOT
+        cdef uint32_t name = self.names.find(<PyObject *>leaf)
+        cdef list names = []
+        for row in range(self.table.count):
+            if self.table.rows[row].name == name or self.table.rows[row].node == node:
+                names.append(self.row_path(row))
+                if len(names) == limit:
+                    break
+        return names
+
+    def _totals(self):
+        """(elements, bytes) of all variables whose shape is known."""
+        cdef uint32_t row
+        cdef Spec spec
+        cdef list uses = [0] * len(self.specs)
+        for row in range(self.table.count):
+            uses[self.table.rows[row].spec] += 1
+        size = nbytes = 0
+        for spec, n in zip(self.specs, uses):
+            if spec.size >= 0:
+                size += n * spec.size
+                nbytes += n * spec.size * spec.itemsize
+        return size, nbytes
+
+
+    # --- op names
+    @cython.final
+    cdef uint32_t taken(self, uint32_t node, uint32_t name) except? 0:
+        """How the op name is used: 0 free, else the next suffix to try behind it.
+
+        Most names that are taken need no entry: a variable takes its own, and `base_7` is taken
+        once `base` has handed out more than seven suffixes.
+        """
+        cdef Name *n = &self.names.names[name]
+        cdef uint32_t used, base
+        if n.named_op:
+            used = idmap_get(&self.op_names, node, name)
+            if used != NONE:
+                return used
+        if self.table.find(node, name) != NONE:
+            return 1
+        if n.suffix:
+            text = self.names.text(name)
+            text = text[:text.rindex("_")]
+            base = self.names.find(<PyObject *>text)
+            if base != NONE:
+                used = idmap_get(&self.op_names, node, base)
+                if used != NONE and n.suffix < used:
+                    return 1
+        return 0
+
+    @cython.final
+    cdef uint32_t claim(self, uint32_t node, uint32_t name, bint mark) except NONE:
+        """The suffix that makes the op name unique below the node; 0 is the bare name."""
+        cdef uint32_t used = self.taken(node, name)
+        if used:
+            return self.raise_counter(node, name, used, mark)
+        if mark:
+            self.use(node, name, 1)
+        return 0
+
+    @cython.final
+    cdef uint32_t raise_counter(self, uint32_t node, uint32_t name, uint32_t used,
+                                bint mark) except NONE:
+        """The next free suffix of a name that is taken.
+
+        The counter has not come further than `used`, so only an op name with an entry of its
+        own, or a variable, can stand in the way, and only where such a name is in the table.
+        """
+        cdef uint32_t id
+        while self.names.names[name].numbered or self.names.long_numbered:
+            text = suffixed(self.names.text(name), used)
+            id = self.names.find(<PyObject *>text)
+            if id == NONE or (idmap_get(&self.op_names, node, id) == NONE
+                              and self.table.find(node, id) == NONE):
+                break
+            used += 1
+        if mark:
+            self.use(node, name, used + 1)
+        return used
+
+    @cython.final
+    cdef int use(self, uint32_t node, uint32_t name, uint32_t next_suffix) except -1:
+        idmap_reserve(&self.op_names)
+        idmap_put(&self.op_names, node, name, next_suffix)
+        self.names.names[name].named_op = True
+        return 0
+
+    @cython.final
+    cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1:
+        """Turn a name scope into the unique form of a path below it; makes no node for that."""
+        cdef uint32_t node = scope.node if scope.base == NONE else self.name_scope_node(scope[0])
+        cdef uint32_t id = self.locate(&node, name)
+        scope.suffix = self.claim(node, id, mark)
+        scope.node, scope.base = node, id
+        return 0
+
+    @cython.final
+    cdef uint32_t name_scope_node(self, NameScopeRef ref) except NONE:
+        cdef uint32_t name = ref.base
+        if name == NONE:
+            return ref.node
+        if ref.suffix:
+            name = self.names.intern(suffixed(self.names.text(name), ref.suffix))
+        return self.tree.child(ref.node, name)
+
+    @cython.final
+    cdef str name_scope_path(self, NameScopeRef ref):
+        cdef str path = self.path(ref.node)
+        if ref.base == NONE:
+            return path
+        leaf = self.names.text(ref.base)
+        if ref.suffix:
+            leaf = suffixed(leaf, ref.suffix)
+        return f"{path}/{leaf}" if path else leaf
+
+    def unique_name(self, name, mark_as_used=True):
+        """A name for an op: `name`, or `name_1`, `name_2`, ..., below the current name scope.
+
+        Parameters
+        ----------
+        name : str
+            What the op would like to be called; may have several components.
+        mark_as_used : bool
+            False only looks: the same name is handed out again.
+
+        Returns
+        -------
+        str
+            The full name, name scope included.
+
+        >>> import varscope as vs
+        >>> g = vs.Graph()
+        >>> g.unique_name("conv"), g.unique_name("conv")
+        ('conv', 'conv_1')
+        """
+        cdef NameScopeRef scope = name_scope_of(self)
+        self.unique(&scope, exact(name, "name"), bool(mark_as_used))
+        return self.name_scope_path(scope)
+
+    def get_name_scope(self):
+        """The current name scope of this graph, without a trailing slash; '' at the root."""
+        return self.name_scope_path(name_scope_of(self))
+
+
+cdef inline str suffixed(str base, uint32_t suffix):
+    return f"{base}_{suffix}"
+
+
+# === Where a variable was created ===============================================================
+
+cdef struct RecentSite:
+    PyObject *code             # borrowed: compared only with a code object that is running
+    int instruction
+    uint64_t graph
+    uint32_t site
+
+cdef RecentSite recent_sites[64]
+memset(recent_sites, 0, sizeof(recent_sites))
+cdef str package_folder = __file__.rpartition("_scopecore")[0]
+
+
+cdef uint32_t current_site(Registry graph) except NONE:
+    """The running line of Python code, as a number; no text is made before somebody asks."""
+    cdef PyObject *frame = PyEval_GetFrame()
+    cdef PyObject *code
+    cdef int instruction
+    cdef RecentSite *recent
+    cdef uint32_t site
+    if frame == NULL:
+        return intern_site(graph, None, -1)
+    found = PyFrame_GetCode(frame)
+    code = <PyObject *>found
+    instruction = PyFrame_GetLasti(frame)
+    recent = &recent_sites[(<size_t>code >> 5 ^ <size_t>instruction) & 63]
+    if (recent.code == code and recent.instruction == instruction
+            and recent.graph == graph.serial):
+        # The graph holds the code object, so no other one can have its address.
+        return recent.site
+    if found.co_filename.startswith(package_folder):
+        return outer_site(graph, <object>frame)
+    site = intern_site(graph, found, instruction)
+    recent.code, recent.instruction = code, instruction
+    recent.graph, recent.site = graph.serial, site
+    return site
+
+
+cdef uint32_t outer_site(Registry graph, object frame) except NONE:
+    """The nearest line outside this package."""
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package_folder):
+        frame = frame.f_back
+    return intern_site(graph, frame.f_code, frame.f_lasti)
+
+
+cdef uint32_t intern_site(Registry graph, object code, int instruction) except NONE:
+    key = (id(code), instruction)
+    found = graph.site_ids.get(key)
+    if found is None:
+        found = len(graph.sites)
+        graph.sites.append((code, instruction))
+        graph.site_ids[key] = found
+    return found
+
+
+cdef tuple origin_here(str path):
+    """(scope, code, instruction) of whoever switches reuse on now."""
+    frame = <object>PyEval_GetFrame() if PyEval_GetFrame() != NULL else None
+    while (frame is not None and frame.f_back is not None
+           and frame.f_code.co_filename.startswith(package_folder)):
+        frame = frame.f_back
+    if frame is None:
+        return path, None, -1
+    return path, frame.f_code, frame.f_lasti
+
+
+# === Journals ===================================================================================
+
+# Threads in which a custom getter runs, and what was created in them since.
+cdef dict journals = {}
+
+
+@cython.final
+cdef class Creation:
+    pass
+
+
+cdef inline Creation noted(uint32_t op_counter):
+    cdef list journal = journals.get(PyThread_get_thread_ident())
+    cdef Creation creation
+    if journal is None:
+        return None
+    creation = Creation()
+    creation.op_counter = op_counter
+    journal.append(creation)
+    return creation
+
+
+def all_or_nothing(function, /, *args, **kwargs):
+    """Call a function; what it created in this thread is withdrawn where it raises."""
+    cdef unsigned long thread = PyThread_get_thread_ident()
+    cdef list outer = journals.get(thread), journal = []
+    cdef Creation creation
+    journals[thread] = journal
+    try:
+        result = function(*args, **kwargs)
+    except BaseException:
+        for creation in reversed(journal):
+            if creation.handle is not None:
+                creation.handle.graph.withdraw(creation)
+        raise
+    finally:
+        if outer is None:
+            del journals[thread]
+        else:
+            journals[thread] = outer
+    if outer is not None:
+        outer.extend(journal)
+    return result

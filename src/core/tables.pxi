@@ -1,0 +1,490 @@
+# Names as numbers, scopes as nodes, variables as rows: the tables, each knowing none above it.
+
+# === IdMap ======================================================================================
+
+cdef inline size_t mixed(uint32_t a, uint32_t b) noexcept nogil:
+    # Both keys are spread over all 64 bits and folded.  The two lowest bits of b are left out of
+    # that and added at the end: four names in a row below one node lie side by side, and a loop
+    # over the variables of a scope finds three of four in a cache line that is there already.
+    cdef uint64_t x = (<uint64_t>a * <uint64_t>0x9E3779B97F4A7C15ULL
+                       ^ <uint64_t>(b >> 2) * <uint64_t>0xBF58476D1CE4E5B9ULL)
+    x = (x ^ (x >> 32)) * <uint64_t>0x94D049BB133111EBULL
+    return <size_t>(((x ^ (x >> 32)) << 2) + (b & 3))
+
+
+cdef inline Slot *idmap_slot(const IdMap *self, uint32_t a, uint32_t b) noexcept nogil:
+    """The slot that holds the key, or the empty one where it would go."""
+    cdef size_t i = mixed(a, b) & self.mask
+    cdef Slot *slot = &self.slots[i]
+    while slot.value != NONE and (slot.a != a or slot.b != b):
+        i = (i + 1) & self.mask
+        slot = &self.slots[i]
+    return slot
+
+
+cdef inline uint32_t idmap_get(const IdMap *self, uint32_t a, uint32_t b) noexcept nogil:
+    if self.slots == NULL:
+        return NONE
+    return idmap_slot(self, a, b).value
+
+
+cdef int idmap_reserve(IdMap *self) except -1:
+    cdef IdMap grown
+    cdef size_t i, size
+    if self.slots != NULL and (self.used + 1) * 4 <= (self.mask + 1) * 3:
+        return 0
+    # Small tables grow fast, and so seldom: to rehash is as much work as to insert.
+    size = 16 if self.slots == NULL else (self.mask + 1) * (4 if self.mask < 8191 else 2)
+    grown.slots = <Slot *>PyMem_Malloc(size * sizeof(Slot))
+    if grown.slots == NULL:
+        raise MemoryError()
+    memset(grown.slots, 0xFF, size * sizeof(Slot))      # every value is NONE
+    grown.mask = size - 1
+    grown.used = self.used
+    if self.slots != NULL:
+        for i in range(self.mask + 1):
+            if self.slots[i].value != NONE:
+                idmap_slot(&grown, self.slots[i].a, self.slots[i].b)[0] = self.slots[i]
+    PyMem_Free(self.slots)
+    self[0] = grown
+    return 0
+
+
+cdef void idmap_put(IdMap *self, uint32_t a, uint32_t b, uint32_t value) noexcept nogil:
+    cdef Slot *slot = idmap_slot(self, a, b)
+    if slot.value == NONE:
+        self.used += 1
+    slot.a, slot.b, slot.value = a, b, value
+
+
+cdef void idmap_remove(IdMap *self, uint32_t a, uint32_t b) noexcept nogil:
+    """Take a key out and close the gap: later slots of the run move up, no tombstone stays."""
+    cdef Slot *slot = idmap_slot(self, a, b)
+    cdef size_t gap = slot - self.slots, i = gap, home
+    if slot.value == NONE:
+        return
+    self.used -= 1
+    while True:
+        i = (i + 1) & self.mask
+        if self.slots[i].value == NONE:
+            break
+        home = mixed(self.slots[i].a, self.slots[i].b) & self.mask
+        if ((i - home) & self.mask) >= ((i - gap) & self.mask):
+            self.slots[gap] = self.slots[i]
+            gap = i
+    self.slots[gap].value = NONE
+
+
+cdef void idmap_free(IdMap *self) noexcept:
+    PyMem_Free(self.slots)
+    self.slots = NULL
+    self.used = 0
+
+
+cdef inline uint32_t room(uint32_t count) except 0:
+    """The capacity to grow to: twice, and a quarter more from 16 thousand on.
+
+    So little lies idle at ten million rows.
+    """
+    cdef uint32_t more = (count if count < 16384 else count >> 2) + 8
+    if count >= NONE - 1 - more:
+        raise MemoryError("a graph holds at most 3.4 billion names, scopes or variables")
+    return count + more
+
+
+# === Names ======================================================================================
+
+cdef enum:
+    INSIDE = 1                 # may stand in a component
+    FIRST = 2                  # may be the first character of a path
+
+cdef unsigned char CHARACTER[128]
+memset(CHARACTER, 0, sizeof(CHARACTER))
+for _c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.":
+    CHARACTER[<Py_UCS4>_c] = INSIDE | FIRST
+for _c in "_-":
+    CHARACTER[<Py_UCS4>_c] = INSIDE
+
+
+cdef inline bint same_text(PyObject *a, PyObject *b) noexcept:
+    # b comes from the table, which holds ASCII only: equal length and bytes are equal text,
+    # and no comparison written in Python can run.
+    cdef Py_ssize_t length = PyUnicode_GET_LENGTH(a)
+    return (length == PyUnicode_GET_LENGTH(b) and PyUnicode_IS_ASCII(a)
+            and memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), length) == 0)
+
+
+@cython.final
+cdef class NameTable:
+    """Path components: exact ASCII strings and their ids.
+
+    The slots hold ids only; a name's text and the upper half of its hash lie in an array by id.
+    Python's string hash is seeded, so nobody can prepare names that collide.
+    """
+
+    def __cinit__(self):
+        self.mask = 0
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.count):
+            Py_XDECREF(self.names[i].text)
+        PyMem_Free(self.names)
+        PyMem_Free(self.slots)
+
+    cdef inline uint32_t find(self, PyObject *text) noexcept:
+        """The id of an exact str, or NONE; hashing one cannot fail and runs no other code."""
+        cdef uint64_t hash = <uint64_t>PyObject_Hash(<object>text)
+        cdef size_t i = hash & self.mask
+        cdef uint32_t id
+        if self.slots == NULL:
+            return NONE
+        while True:
+            id = self.slots[i]
+            if id == NONE:
+                return NONE
+            if self.names[id].text == text or (
+                    self.names[id].hash == <uint32_t>(hash >> 32)
+                    and same_text(text, self.names[id].text)):
+                return id
+            i = (i + 1) & self.mask
+
+    cdef int grow(self) except -1:
+        cdef uint32_t capacity, i
+        cdef size_t size, at
+        cdef Name *names
+        cdef uint32_t *slots
+        if self.count == self.capacity:
+            capacity = room(self.count)
+            names = <Name *>PyMem_Realloc(self.names, capacity * sizeof(Name))
+            if names == NULL:
+                raise MemoryError()
+            self.names, self.capacity = names, capacity
+        if self.slots == NULL or (<size_t>self.count + 1) * 4 > (self.mask + 1) * 3:
+            size = 32 if self.slots == NULL else (self.mask + 1) * 2
+            slots = <uint32_t *>PyMem_Malloc(size * sizeof(uint32_t))
+            if slots == NULL:
+                raise MemoryError()
+            memset(slots, 0xFF, size * sizeof(uint32_t))
+            for i in range(self.count):
+                at = <size_t>PyObject_Hash(<object>self.names[i].text) & (size - 1)
+                while slots[at] != NONE:
+                    at = (at + 1) & (size - 1)
+                slots[at] = i
+            PyMem_Free(self.slots)
+            self.slots, self.mask = slots, size - 1
+        return 0
+
+    cdef uint32_t intern(self, str component) except NONE:
+        """The id of a component that `components` has passed, made when it is new."""
+        cdef PyObject *text = <PyObject *>component
+        cdef uint32_t id = self.find(text)
+        cdef uint64_t hash
+        cdef size_t at
+        if id != NONE:
+            return id
+        self.grow()
+        hash = <uint64_t>PyObject_Hash(component)
+        at = hash & self.mask
+        while self.slots[at] != NONE:
+            at = (at + 1) & self.mask
+        id = self.count
+        Py_INCREF(component)
+        self.names[id].text = text
+        self.names[id].hash = <uint32_t>(hash >> 32)
+        self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
+        self.names[id].suffix = trailing_number(text)
+        self.names[id].numbered = self.names[id].named_op = False
+        self.slots[at] = id
+        self.count += 1
+        if self.names[id].suffix:
+            self.note_base(component)
+        return id
+
+    cdef int note_base(self, str component) except -1:
+        """Note on `base` that `base_N` exists: whoever makes a name unique has to look for it."""
+        cdef uint32_t id
+        if len(component) > 255:           # a_1_1_1...: not one name for each of its suffixes
+            self.long_numbered = True
+            return 0
+        base = component[:component.rindex("_")]
+        id = self.intern(base)
+        self.names[id].numbered = True
+        return 0
+
+    cdef inline str text(self, uint32_t id):
+        return <str>self.names[id].text
+
+
+cdef uint32_t trailing_number(PyObject *text) noexcept:
+    """N where an ASCII text reads base_N with a plain decimal N from 1 to 999,999,999, else 0."""
+    cdef const unsigned char *data = <const unsigned char *>PyUnicode_DATA(text)
+    cdef Py_ssize_t length = PyUnicode_GET_LENGTH(text), at = length
+    cdef uint32_t value = 0, place = 1
+    while at > 0 and c'0' <= data[at - 1] <= c'9' and length - at < 9:
+        at -= 1
+        value += place * (data[at] - c'0')
+        place *= 10
+    if at == length or at < 2 or data[at - 1] != c'_' or data[at] == c'0':
+        return 0
+    return value
+
+
+cdef int check_component(str name, Py_ssize_t start, Py_ssize_t stop, bint at_root) except -1:
+    cdef Py_ssize_t i
+    if start == stop:
+        raise errors.InvalidNameError.empty_component(name)
+    for i in range(start, stop):
+        if name[i] >= 128 or not CHARACTER[name[i]] & INSIDE:
+            raise errors.InvalidNameError.bad_character(name, i)
+    if at_root and not CHARACTER[name[start]] & FIRST:
+        raise errors.InvalidNameError.bad_start(name)
+    return 0
+
+
+cdef bint is_component(str name, bint at_root) noexcept:
+    """Whether the name is one good component: what `components` would take without complaint."""
+    cdef PyObject *text = <PyObject *>name
+    cdef Py_ssize_t i, length = PyUnicode_GET_LENGTH(text)
+    cdef const unsigned char *data
+    if length == 0 or not PyUnicode_IS_ASCII(text):
+        return False
+    data = <const unsigned char *>PyUnicode_DATA(text)
+    for i in range(length):
+        if not CHARACTER[data[i]] & INSIDE:
+            return False
+    return not at_root or CHARACTER[data[0]] & FIRST != 0
+
+
+cdef list components(str name, bint at_root):
+    """The components of a path below the root or another scope; every one is checked."""
+    cdef Py_ssize_t i, start = 0
+    cdef list parts = []
+    for i in range(len(name) + 1):
+        if i == len(name) or name[i] == u"/":
+            check_component(name, start, i, at_root and start == 0)
+            parts.append(name[start:i])
+            start = i + 1
+    return parts
+
+
+cdef inline str exact(object name, str what):
+    """The name as an exact str, so that no method of a subclass ever runs in a probe."""
+    if PyUnicode_CheckExact(name):
+        return <str>name
+    if isinstance(name, str):
+        return PyUnicode_FromObject(name)
+    raise errors.ArgumentTypeError.of(what, "a str", name)
+
+
+# === Scopes as nodes, variables as rows =========================================================
+
+@cython.final
+cdef class ScopeTree:
+    """Paths: a node is a name below a parent node.  Node 0 is the root, the empty path."""
+
+    def __cinit__(self):
+        self.nodes = <Node *>PyMem_Malloc(8 * sizeof(Node))
+        if self.nodes == NULL:
+            raise MemoryError()
+        self.nodes[0].parent = self.nodes[0].name = NONE
+        self.count, self.capacity = 1, 8
+
+    def __dealloc__(self):
+        PyMem_Free(self.nodes)
+        idmap_free(&self.children)
+
+    cdef inline uint32_t find(self, uint32_t parent, uint32_t name) noexcept:
+        return idmap_get(&self.children, parent, name)
+
+    cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE:
+        cdef uint32_t node = self.find(parent, name)
+        cdef uint32_t capacity
+        cdef Node *nodes
+        if node != NONE:
+            return node
+        if self.count == self.capacity:
+            capacity = room(self.count)
+            nodes = <Node *>PyMem_Realloc(self.nodes, capacity * sizeof(Node))
+            if nodes == NULL:
+                raise MemoryError()
+            self.nodes, self.capacity = nodes, capacity
+        idmap_reserve(&self.children)
+        node = self.count
+        self.nodes[node].parent, self.nodes[node].name = parent, name
+        idmap_put(&self.children, parent, name, node)
+        self.count += 1
+        return node
+
+
+@cython.final
+cdef class VariableTable:
+    """The variables of a graph, one row each, in the order in which they were created."""
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.count):
+            Py_XDECREF(self.rows[i].content)
+        PyMem_Free(self.rows)
+        idmap_free(&self.index)
+
+    cdef inline uint32_t find(self, uint32_t node, uint32_t name) noexcept:
+        return idmap_get(&self.index, node, name)
+
+    cdef int reserve(self) except -1:
+        cdef uint32_t capacity
+        cdef Row *rows
+        if self.count == self.capacity:
+            capacity = room(self.count)
+            rows = <Row *>PyMem_Realloc(self.rows, <size_t>capacity * sizeof(Row))
+            if rows == NULL:
+                raise MemoryError()
+            self.rows, self.capacity = rows, capacity
+        idmap_reserve(&self.index)
+        return 0
+
+    cdef uint32_t add(self, uint32_t node, uint32_t name, uint32_t spec,
+                      uint32_t site) noexcept:
+        cdef Row *row = &self.rows[self.count]
+        row.node, row.name, row.spec, row.site = node, name, spec, site
+        row.handle = row.content = NULL
+        idmap_put(&self.index, node, name, self.count)
+        self.count += 1
+        return self.count - 1
+
+
+    cdef void remove(self, uint32_t row) noexcept:
+        """Take a row out, as if it had never been; the rows behind it move up.
+
+        What the row owns was taken over before.
+        """
+        cdef uint32_t i
+        idmap_remove(&self.index, self.rows[row].node, self.rows[row].name)
+        for i in range(row + 1, self.count):
+            self.rows[i - 1] = self.rows[i]
+            idmap_put(&self.index, self.rows[i].node, self.rows[i].name, i - 1)
+            if self.rows[i].handle != NULL:
+                (<Handle>self.rows[i].handle).row = i - 1
+        self.count -= 1
+
+
+@cython.final
+cdef class Spec:
+    """What a variable is, apart from its name and its values; shared by variables that are alike.
+
+    `creation` makes specs; the core only compares and keeps them.
+    """
+
+    def __init__(self, shape, dtype, initializer, regularizer, trainable, tuple collections,
+                 caching_device, constraint, validate_shape, repeatable):
+        self.shape = shape
+        self.dtype = dtype
+        self.initializer = initializer
+        self.regularizer = regularizer
+        self.trainable = trainable
+        self.collections = collections
+        self.caching_device = caching_device
+        self.constraint = constraint
+        self.validate_shape = validate_shape
+        self.repeatable = repeatable
+        self.itemsize = dtype.itemsize
+        self.size = self.rank = -1
+        if shape is None or None in shape:
+            return
+        self.size = 1
+        for dim in shape:
+            self.size *= <int64_t>dim           # `shapes` has refused what would overflow
+        if len(shape) <= MAX_DIMS:
+            self.rank = len(shape)
+            for i, dim in enumerate(shape):
+                self.dims[i] = dim
+
+    def resolved(self, shape):
+        """The same with the shape that an initializer decided."""
+        return Spec(shape, self.dtype, self.initializer, self.regularizer, self.trainable,
+                    self.collections, self.caching_device, self.constraint,
+                    self.validate_shape, False)
+
+    def __reduce__(self):
+        return Spec, (self.shape, self.dtype, self.initializer, self.regularizer, self.trainable,
+                      self.collections, self.caching_device, self.constraint,
+                      self.validate_shape, self.repeatable)
+
+    cdef tuple key(self):
+        # Hooks count by identity: equality of arbitrary objects may be anything, and slow.
+        return (self.shape, self.dtype, id(self.initializer), id(self.regularizer),
+                self.trainable, self.collections, id(self.caching_device), id(self.constraint),
+                self.validate_shape, self.repeatable)
+
+
+# === Requests seen before =======================================================================
+
+cdef inline size_t request_hash(const Request *request) noexcept:
+    cdef uint64_t x = <uint64_t>request.defaults >> 4
+    cdef int i
+    for i in range(8):
+        x = (x ^ (<uint64_t>request.parts[i] >> 4)) * <uint64_t>0x9E3779B97F4A7C15ULL
+    for i in range(request.rank):
+        x = (x ^ <uint64_t>request.dims[i]) * <uint64_t>0xBF58476D1CE4E5B9ULL
+    return <size_t>(x ^ (x >> 32))
+
+
+cdef inline bint same_request(const Request *a, const Request *b) noexcept:
+    return (a.defaults == b.defaults and a.rank == b.rank
+            and memcmp(a.parts, b.parts, sizeof(a.parts)) == 0
+            and (a.rank <= 0 or memcmp(a.dims, b.dims, a.rank * sizeof(int64_t)) == 0))
+
+
+@cython.final
+@cython.no_gc_clear        # the slots borrow from `owned`; emptying it alone would let them dangle
+cdef class RequestCache:
+
+    def __dealloc__(self):
+        PyMem_Free(self.slots)
+
+    cdef inline uint32_t find(self, const Request *request) noexcept:
+        cdef Request *slot
+        if self.slots == NULL:
+            return NONE
+        if same_request(self.recent, request):
+            return self.recent.spec
+        slot = &self.slots[request_hash(request) & self.mask]
+        if not same_request(slot, request):
+            return NONE
+        self.recent = slot
+        return slot.spec
+
+    cdef int put(self, const Request *request) except -1:
+        cdef size_t at
+        cdef int i
+        cdef list keys = [<object>request.defaults]
+        for i in range(8):
+            keys.append(<object>request.parts[i])
+        if self.slots == NULL:
+            self.resize(64)
+        while True:
+            at = request_hash(request) & self.mask
+            if self.slots[at].defaults == NULL or self.mask + 1 >= 4096:
+                break
+            self.resize((self.mask + 1) * 2)
+        self.slots[at] = request[0]
+        old = self.owned[at]               # let go of last, when the slot no longer borrows
+        self.owned[at] = keys
+        return 0
+
+    cdef int resize(self, size_t size) except -1:
+        cdef Request *old = self.slots
+        cdef list owned = [None] * size
+        cdef size_t i, at, old_size = 0 if old == NULL else self.mask + 1
+        cdef Request *slots = <Request *>PyMem_Calloc(size, sizeof(Request))
+        if slots == NULL:
+            raise MemoryError()
+        for i in range(old_size):
+            if old[i].defaults != NULL:
+                at = request_hash(&old[i]) & (size - 1)
+                slots[at] = old[i]
+                owned[at] = self.owned[i]
+        self.slots = self.recent = slots
+        self.mask, self.owned = size - 1, owned
+        PyMem_Free(old)
+        return 0
