@@ -448,3 +448,14 @@ def test_scalars_and_empty_shapes_work_everywhere(shape, dtype):
     assert v.numpy().dtype == dtype
     assert v.numpy().all()
     assert pickle.loads(pickle.dumps(v.numpy())).shape == shape
+
+
+def test_pythons_numbers_go_where_their_values_fit():
+    v = vs.get_variable("v", [2], "uint8", initializer=vs.zeros)
+    assert v.assign([3, 255]).value().tolist() == [3, 255]
+    for wrong in ([3, 256], [-1, 0], [0.5, 1]):
+        with pytest.raises(ValueError, match="uint8"):
+            v.assign(wrong)
+    with pytest.raises(ValueError, match="int64"):
+        v.assign(np.array([1, 2], "int64"))  # an array means the dtype that it has
+    assert v.value().tolist() == [3, 255]

@@ -211,10 +211,10 @@ class DTypeMismatchError(VarscopeError, ValueError):
 
     @classmethod
     def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
-        error = cls(
-            f"variable {name} has dtype {expected}, and {given} was {what}; write "
-            f"dtype={str(expected)!r}"
-        )
+        mend = f"write dtype={str(expected)!r}"
+        if what == "assigned":
+            mend = f"convert the values first, as in value.astype({str(expected)!r})"
+        error = cls(f"variable {name} has dtype {expected}, and {given} was {what}; {mend}")
         error.name = name
         error.expected = expected
         error.given = given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -81,19 +83,34 @@ def is_compatible(asked: Shape | None, actual: Shape | None) -> bool:
 
 
 def as_dtype(dtype: Any) -> np.dtype:
-    """Anything that `numpy.dtype` takes, as a dtype whose values lie in the array itself."""
+    """Anything that `numpy.dtype` takes, as a dtype whose values lie in the array itself.
+
+    NumPy learns names such as "bfloat16" from `ml_dtypes`, which is imported for them.
+    """
     try:
         found: np.dtype = np.dtype(dtype)
     except TypeError as error:
-        raise ArgumentTypeError(
-            f"dtype {dtype!r:.100} is none that NumPy knows ({error}); write a name such as "
-            "'float32' or a type such as numpy.float32 (bfloat16 and float8 come with ml_dtypes)"
-        ) from None
+        extension = extension_type(dtype)
+        if extension is None:
+            raise ArgumentTypeError(
+                f"dtype {dtype!r:.100} is none that NumPy knows ({error}); write a name such as "
+                "'float32' or a type such as numpy.float32; for bfloat16 and float8: "
+                "pip install ml_dtypes"
+            ) from None
+        found = np.dtype(extension)
     if found.hasobject:
         raise ArgumentTypeError(
             f"dtype {dtype!r:.100} holds Python objects; write a dtype of numbers"
         )
     return found
+
+
+def extension_type(name: Any) -> type | None:
+    """The scalar type of this name in `ml_dtypes`, None where there is none."""
+    if not isinstance(name, str) or importlib.util.find_spec("ml_dtypes") is None:
+        return None
+    found = getattr(importlib.import_module("ml_dtypes"), name, None)
+    return found if isinstance(found, type) and issubclass(found, np.generic) else None
 
 
 def is_floating(dtype: np.dtype) -> bool:

@@ -228,13 +228,18 @@ class Variable(Handle, NDArrayOperatorsMixin):
         return self._store(self._constrained(self.value()))
 
     def _castable(self, value: npt.ArrayLike) -> np.ndarray:
-        value = np.asarray(value)
-        if not shapes.is_compatible(self._spec.shape, value.shape):
-            raise ShapeMismatchError.of(self.path, self._spec.shape, value.shape, "assigned")
-        if not shapes.fits(value.dtype, self.dtype, "same_kind"):
-            # A bare Python number has no dtype of its own: it may go where its value fits.
-            raise DTypeMismatchError.of(self.path, self.dtype, value.dtype, "assigned")
-        return value
+        """The value as an array that may be stored here: same shape, same kind of number."""
+        array = np.asarray(value)
+        if not shapes.is_compatible(self._spec.shape, array.shape):
+            raise ShapeMismatchError.of(self.path, self._spec.shape, array.shape, "assigned")
+        if shapes.fits(array.dtype, self.dtype, "same_kind"):
+            return array
+        if not hasattr(value, "dtype") and shapes.is_integral(self.dtype):
+            # Python's numbers have no dtype of their own: they go where their values fit.
+            cast = array.astype(self.dtype) if shapes.is_integral(array.dtype) else None
+            if cast is not None and np.array_equal(cast, array):
+                return cast
+        raise DTypeMismatchError.of(self.path, self.dtype, array.dtype, "assigned")
 
     def _constrained(self, value: np.ndarray) -> np.ndarray:
         if self.constraint is None:
