@@ -175,7 +175,7 @@ def register(*, handle, create_or_share_with, dtype_from, default_dtype, attache
     global handle_type, create_or_share, as_dtype, float32, attached_graph
     if handle is not None:
         handle_type = handle
-        varscope_keep_store(<PyTypeObject *>handle)
+        varscope_keep_store(<PyTypeObject *>handle, <PyTypeObject *>Handle, let_go)
     if create_or_share_with is not None:
         create_or_share = create_or_share_with
     if dtype_from is not None:

@@ -42,17 +42,49 @@ cdef extern from *:
         else
             PyObject_GC_Del(object);
     }
-    static void varscope_keep_store(PyTypeObject *type) {
+    static void (*varscope_let_go)(PyObject *);
+    static destructor varscope_dealloc_base;
+
+    static void varscope_dealloc(PyObject *object) {
+        PyTypeObject *type = Py_TYPE(object);
+        if (type != varscope_stored_type) {          /* of a subclass, which does the rest */
+            varscope_dealloc_base(object);
+            return;
+        }
+        PyObject_GC_UnTrack(object);
+        if (*(PyObject **)((char *)object + type->tp_weaklistoffset) != NULL)
+            PyObject_ClearWeakRefs(object);
+        varscope_let_go(object);
+        varscope_free(object);
+        Py_DECREF(type);
+    }
+    static void varscope_keep_store(PyTypeObject *type, PyTypeObject *base,
+                                    void (*let_go)(PyObject *)) {
     #ifndef Py_GIL_DISABLED
         varscope_stored_type = type;
+        varscope_let_go = let_go;
+        varscope_dealloc_base = base->tp_dealloc;
         type->tp_alloc = varscope_alloc;
         type->tp_free = varscope_free;
+        type->tp_dealloc = varscope_dealloc;
     #else
-        (void)type;
+        (void)type; (void)base; (void)let_go;
     #endif
     }
     """
-    void varscope_keep_store(PyTypeObject *type)
+    void varscope_keep_store(PyTypeObject *type, PyTypeObject *base,
+                             void (*let_go)(PyObject *) noexcept)
+
+
+cdef void let_go(PyObject *dying) noexcept:
+    """What deallocating a handle means; it is never owned here, or it would be let go of twice."""
+    cdef PyObject *graph = <PyObject *>(<Handle>dying).graph
+    cdef Row *row
+    if (<Handle>dying).row != NONE and graph != <PyObject *>None:
+        row = &(<Registry>graph).table.rows[(<Handle>dying).row]
+        if row.handle == dying:
+            row.handle = NULL
+    Py_XDECREF(graph)
 
 
 cdef object create_or_share = None         # creation's function, see register
