@@ -244,11 +244,12 @@ cdef class Registry:
         return self.renamed.get(row, 0)
 
     def _renamed_row(self, str op_name):
-        """The variable whose op name differs from its path, or -1."""
-        for row in self.renamed:
-            if self.op_name(row) == op_name:
-                return row
-        return -1
+        """The variable of this op name where that is its path with a suffix, or -1."""
+        base, _, suffix = op_name.rpartition("_")
+        if not base or not suffix.isdecimal():
+            return -1
+        row = self._row(base)
+        return row if row >= 0 and str(self.renamed.get(row)) == suffix else -1
 
     def finalize(self):
         """Refuse new variables and op names from now on; existing ones can be used and set."""

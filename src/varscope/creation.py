@@ -194,12 +194,15 @@ def resolve(request: VariableRequest) -> Handle:
 
 def missing(request: VariableRequest) -> VariableMissingError:
     """The error for a name that is not there, with the names that may have been meant."""
-    scope, _, leaf = request.name.rpartition("/")
-    candidates = request.graph._leaves_like(scope, leaf, 2000)
-    similar = difflib.get_close_matches(request.name, candidates, n=3, cutoff=0.5)
-    origin = request.origin
+    graph, name, origin = request.graph, request.name, request.origin
+
+    def similar() -> list[str]:
+        scope, _, leaf = name.rpartition("/")
+        candidates = graph._leaves_like(scope, leaf, 2000)
+        return difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+
     return VariableMissingError.of(
-        request.name, None if origin is None else (origin[0], site_text(origin[1:])), similar
+        name, None if origin is None else (origin[0], site_text(origin[1:])), similar
     )
 
 

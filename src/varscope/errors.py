@@ -6,6 +6,8 @@ stay on the exception as attributes; the text says what came, what was expected 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Self
 
 
@@ -160,30 +162,55 @@ class VariableExistsError(VarscopeError, ValueError):
 
 
 class VariableMissingError(VarscopeError, ValueError):
-    """A variable was to be reused and is not there; `name`, `origin`, `similar` names."""
+    """A variable was to be reused and is not there; `name`, `origin`, `similar` names.
+
+    Code that tries names and catches this should not pay for the search for similar ones: that
+    is made when the text or `similar` is first read.
+    """
 
     name: str
     origin: tuple[str, tuple[str, int, str]] | None
-    similar: list[str]
+    _search: Callable[[], list[str]]
 
     @classmethod
     def of(
-        cls, name: str, origin: tuple[str, tuple[str, int, str]] | None, similar: list[str]
+        cls,
+        name: str,
+        origin: tuple[str, tuple[str, int, str]] | None,
+        search: Callable[[], list[str]],
     ) -> Self:
-        where = ""
-        if origin is not None:
-            scope, (file, line, function) = origin
-            scope = f"scope {scope!r}" if scope else "the root scope"
-            where = f"; {scope} switched reuse on at {file}:{line} in {function}"
-        nearest = f"; nearest existing names: {', '.join(similar)}" if similar else ""
-        error = cls(
-            f"variable {name} does not exist{where}{nearest}; to create what is missing, open "
-            "the scope with reuse=varscope.AUTO_REUSE, or without reuse"
-        )
+        error = cls(name)
         error.name = name
         error.origin = origin
-        error.similar = similar
+        error._search = search
         return error
+
+    @cached_property
+    def similar(self) -> list[str]:
+        """The nearest names that exist, the nearest first."""
+        return self._search()
+
+    def __str__(self) -> str:
+        where = ""
+        if self.origin is not None:
+            scope, (file, line, function) = self.origin
+            scope = f"scope {scope!r}" if scope else "the root scope"
+            where = f"; {scope} switched reuse on at {file}:{line} in {function}"
+        nearest = f"; nearest existing names: {', '.join(self.similar)}" if self.similar else ""
+        return (
+            f"variable {self.name} does not exist{where}{nearest}; to create what is missing, "
+            "open the scope with reuse=varscope.AUTO_REUSE, or without reuse"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _missing, (self.name, self.origin, self.similar)
+
+
+def _missing(
+    name: str, origin: tuple[str, tuple[str, int, str]] | None, similar: list[str]
+) -> VariableMissingError:
+    """A pickled error, with the names that were found."""
+    return VariableMissingError.of(name, origin, lambda: similar)
 
 
 class ShapeMismatchError(VarscopeError, ValueError):
