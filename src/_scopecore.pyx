@@ -67,7 +67,19 @@ cdef extern from *:
     #else
     #define VARSCOPE_FREE_THREADED 0
     #endif
+
+    /* Frames and code have types of their own in the C interface: here they are objects. */
+    static inline PyObject *varscope_frame(void) { return (PyObject *)PyEval_GetFrame(); }
+    static inline PyObject *varscope_code(PyObject *frame) {
+        return (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
+    }
+    static inline int varscope_instruction(PyObject *frame) {
+        return PyFrame_GetLasti((PyFrameObject *)frame);
+    }
     """
+    PyObject *PyEval_GetFrame "varscope_frame"() noexcept
+    object PyFrame_GetCode "varscope_code"(PyObject *frame)
+    int PyFrame_GetLasti "varscope_instruction"(PyObject *frame) noexcept
     bint free_threaded "VARSCOPE_FREE_THREADED"
     bint collects_anywhere "(PY_VERSION_HEX < 0x030C0000)"
 
@@ -85,9 +97,6 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
-    PyObject *PyEval_GetFrame() noexcept
-    object PyFrame_GetCode(PyObject *frame)
-    int PyFrame_GetLasti(PyObject *frame) noexcept
     bint PyUnicode_CheckExact(object text) noexcept
     object PyUnicode_FromObject(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject *text) noexcept

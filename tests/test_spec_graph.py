@@ -529,3 +529,31 @@ def test_templates_are_not_there_yet():
     with pytest.raises(vs.errors.NotYetError, match="make_template") as caught:
         vs.make_template("t", create)
     assert isinstance(caught.value, NotImplementedError)
+
+
+def test_a_graph_is_iterated_and_indexed_by_op_names():
+    graph = vs.Graph()
+    with graph.as_default():
+        with vs.variable_scope("b"):
+            pass
+        first, second = vs.get_variable("b", [1]), vs.get_variable("b_1", [1])
+    assert list(graph) == ["b_1", "b_1_1"]
+    assert [graph[name] for name in graph] == [first, second]
+    assert graph["b"] is first  # nobody has that op name: it can only mean the path
+    assert graph.find("b_1") == [first]
+
+
+def test_a_variable_that_was_withdrawn_can_still_be_looked_at():
+    kept = []
+
+    def failing(getter, name, *args, **kwargs):
+        kept.append(getter(name, *args, **kwargs))
+        raise OSError
+
+    with pytest.raises(OSError):
+        vs.get_variable("w", [2], custom_getter=failing)
+    assert "withdrawn" in repr(kept[0])
+    for use in (lambda v: v.name, lambda v: v.value(), lambda v: v.assign([1, 2])):
+        with pytest.raises(RuntimeError, match="withdrawn"):
+            use(kept[0])
+    assert vs.get_variable("w", [2]) is not kept[0]

@@ -138,6 +138,10 @@ cdef class Handle:
         return self.row
 
     @property
+    def _withdrawn(self):
+        return self.row == NONE
+
+    @property
     def _spec(self):
         self.check()
         return <Spec>self.graph.specs[self.graph.table.rows[self.row].spec]

@@ -362,7 +362,7 @@ cdef VariableScope enter_scope(ScopeEntry entry):
     cdef Sibling sibling
     cdef object origin = None
     cdef str name = None
-    sibling.suffix = 0
+    sibling.parent = sibling.name = sibling.suffix = 0
     frame.entry = entry
     prolong(frame, stack)
     if frame.below is not None:

@@ -153,8 +153,8 @@ class VariableExistsError(VarscopeError, ValueError):
         file, line, function = site
         error = cls(
             f"variable {name} already exists, created at {file}:{line} in {function}; to share "
-            f"it, open its scope with reuse: variable_scope({scope!r}, reuse=True), or "
-            "reuse=varscope.AUTO_REUSE to create what is missing"
+            f"it, open {f'scope {scope!r}' if scope else 'the root scope'} with reuse=True, or "
+            "with reuse=varscope.AUTO_REUSE to create what is missing"
         )
         error.name = name
         error.site = site

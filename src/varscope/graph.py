@@ -95,12 +95,10 @@ class Graph(Registry):
         return found
 
     def _lookup(self, name: str) -> Variable | None:
+        """By op name, and where no variable has that, by path."""
         name = name.removesuffix(":0")
-        found = self._find(name)
-        if found is None:
-            row = self._renamed_row(name)
-            found = None if row < 0 else self._handle(row)
-        return found
+        row = self._renamed_row(name)
+        return self._find(name) if row < 0 else self._handle(row)
 
     @property
     def num_parameters(self) -> int:

@@ -327,6 +327,8 @@ class Variable(Handle, NDArrayOperatorsMixin):
     __ge__ = object.__ge__  # type: ignore[operator]
 
     def __repr__(self) -> str:
+        if self._withdrawn:
+            return "<Variable, withdrawn: the custom getter that created it raised>"
         state = "" if self.initialized else ", declared"
         return f"<Variable {self.name!r} shape={self.shape} dtype={self.dtype}{state}>"
 
