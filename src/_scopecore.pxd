@@ -26,6 +26,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef enum:
     NONE = 0xFFFFFFFF          # "no such id" in every table
     ROOT = 0                   # the node of the empty path
+    FAMILY = 0x80000000        # with a name: all of base_1, base_2, ... at once, see OpNames
     MAX_DIMS = 8               # shapes up to this rank are compared in C
 
 
@@ -57,8 +58,10 @@ cdef struct Name:
     uint32_t hash              # the upper half of its hash; the lower half chose the slot
     bint starts_path           # may be the first component of a path
     uint32_t suffix            # N where the text reads base_N, N a plain decimal; otherwise 0
+    uint32_t base              # the name of that base; NONE where there is none, or it is too long
     bint numbered              # a name base_N with this base may be in the table
     bint named_op              # the op names may hold it, below some node
+    bint of_variable           # some variable has it as its last component
 
 cdef class NameTable:
     cdef Name *names
@@ -68,7 +71,7 @@ cdef class NameTable:
     cdef bint long_numbered    # a name base_N too long to note its base may be in the table
     cdef uint32_t find(self, PyObject *text) noexcept
     cdef uint32_t intern(self, str component) except NONE
-    cdef int note_base(self, str component) except -1
+    cdef int note_base(self, uint32_t id, str component) except -1
     cdef str text(self, uint32_t id)
     cdef int grow(self) except -1
 
@@ -159,12 +162,36 @@ cdef class Defaults:
     cdef object checked(self, int field, object value)
 
 
-# A name scope: the node itself (base NONE), or "base" or "base_suffix" below the node, which
-# becomes a node of its own only when something is created inside it.
+# A name scope: the node itself (base NONE), or "base" or "base_suffix" below the node.
+#
+# Numbered siblings, foo_1 and foo_2 and so on, share one node, which stands for the family; which
+# of them is meant says the index, 0 where no family lies on the way.  Only the outermost number of
+# a path is treated so.  That is a rule about texts, so a path has one such form, however it came.
 cdef struct NameScopeRef:
     uint32_t node
+    uint32_t index
     uint32_t base
     uint32_t suffix
+
+cdef struct Run:
+    uint32_t first             # of the indices that agree
+    uint32_t last
+    uint32_t counter
+
+cdef struct Runs:
+    Run *items                 # by index, without overlap
+    uint32_t count
+    uint32_t capacity
+
+cdef class OpNames:
+    cdef IdMap counters        # (node, name) -> next suffix, outside of families
+    cdef IdMap places          # (node, name) -> its runs, inside
+    cdef Runs *runs
+    cdef uint32_t count, capacity
+    cdef uint32_t get(self, uint32_t node, uint32_t index, uint32_t name) noexcept
+    cdef int put(self, uint32_t node, uint32_t index, uint32_t name, uint32_t counter) except -1
+    cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
+
 
 # What a call of get_variable asked for, apart from the name: by identity, the shape by value.
 cdef struct Request:
@@ -187,11 +214,13 @@ cdef class RequestCache:
     cdef int resize(self, size_t size) except -1
 
 
+cdef class Creation
+
 cdef class Registry:
     cdef NameTable names
     cdef ScopeTree tree
     cdef VariableTable table
-    cdef IdMap op_names                 # (node, name) -> next suffix; 1 = the bare name is taken
+    cdef OpNames op_names
     cdef list specs                     # spec id -> Spec
     cdef dict spec_ids                  # key of a Spec -> spec id
     cdef RequestCache requests
@@ -209,6 +238,7 @@ cdef class Registry:
     cdef bint below(self, uint32_t node, uint32_t ancestor) noexcept
     cdef uint32_t locate(self, uint32_t *node, str path) except NONE
     cdef str path(self, uint32_t node)
+    cdef str scope_text(self, uint32_t node, uint32_t index)
     cdef str join(self, uint32_t node, uint32_t name)
     cdef str row_path(self, uint32_t row)
     cdef str op_name(self, uint32_t row)
@@ -219,21 +249,25 @@ cdef class Registry:
                        uint32_t missed_at)
     cdef int withdraw(self, Creation creation) except -1
     # op names
-    cdef bint op_name_taken(self, uint32_t node, uint32_t name) except -1
-    cdef uint32_t taken(self, uint32_t node, uint32_t name) except? 0
-    cdef uint32_t claim(self, uint32_t node, uint32_t name, bint mark) except NONE
-    cdef int use(self, uint32_t node, uint32_t name, uint32_t next_suffix) except -1
-    cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1
-    cdef uint32_t raise_counter(self, uint32_t node, uint32_t name, uint32_t used,
+    cdef int rename(self, uint32_t node, uint32_t name, Creation creation) except -1
+    cdef uint32_t taken(self, const NameScopeRef *scope, uint32_t name) except? 0
+    cdef uint32_t claim(self, const NameScopeRef *scope, uint32_t name, bint mark) except NONE
+    cdef uint32_t raise_counter(self, const NameScopeRef *scope, uint32_t name, uint32_t used,
                                 bint mark) except NONE
-    cdef uint32_t name_scope_node(self, NameScopeRef ref) except NONE
+    cdef int use(self, const NameScopeRef *scope, uint32_t name, uint32_t counter) except -1
+    cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1
+    cdef int settle(self, NameScopeRef *scope) except -1
+    cdef int step(self, NameScopeRef *scope, uint32_t name) except -1
+    cdef int locate_op(self, NameScopeRef *scope, str path) except -1
+    cdef int as_name_scope(self, uint32_t node, NameScopeRef *scope) except -1
+    cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) noexcept
     cdef str name_scope_path(self, NameScopeRef ref)
-
 
 # What a row was made of, so that it can be withdrawn: see journals in the pyx.
 cdef class Creation:
     cdef Handle handle
-    cdef uint32_t op_counter            # of the op name before; NONE: it had no entry
+    cdef NameScopeRef scope             # of its op name
+    cdef uint32_t counter               # which that had before
 
 # What Python code holds of a row.  The row points back without owning: see Handle in the pyx.
 cdef class Handle:

@@ -8,7 +8,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_Hash, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 import contextvars
 import gc
@@ -116,6 +116,7 @@ cdef extern from "Python.h":
 # In the order of the pxd: each part uses those before it.
 include "core/tables.pxi"
 include "core/marks.pxi"
+include "core/opnames.pxi"
 include "core/registry.pxi"
 include "core/handles.pxi"
 include "core/stack.pxi"

@@ -255,7 +255,7 @@ cdef class NameScopeEntry:
         prolong(frame, stack)
         name = self.name
         if not name:
-            frame.name_scope.node, frame.name_scope.base = ROOT, NONE
+            frame.name_scope = ROOT_NAME_SCOPE
         elif name.endswith("/"):
             frame.name_scope = path_ref(frame.graph, name.removesuffix("/"))
             if len(name) == 1:

@@ -17,14 +17,12 @@ cdef class Registry:
         self.tree = ScopeTree()
         self.table = VariableTable()
         self.requests = RequestCache()
+        self.op_names = OpNames()
         self.specs, self.spec_ids = [], {}
         self.sites, self.site_ids = [], {}
         self.renamed = {}
         self.serial = next_serial
         next_serial += 1
-
-    def __dealloc__(self):
-        idmap_free(&self.op_names)
 
     # --- text to numbers and back
     @cython.final
@@ -61,12 +59,7 @@ cdef class Registry:
 
     @cython.final
     cdef str path(self, uint32_t node):
-        cdef list parts = []
-        while node != ROOT:
-            parts.append(self.names.text(self.tree.nodes[node].name))
-            node = self.tree.nodes[node].parent
-        parts.reverse()
-        return "/".join(parts)
+        return self.scope_text(node, 0)
 
     @cython.final
     cdef str join(self, uint32_t node, uint32_t name):
@@ -145,10 +138,8 @@ cdef class Registry:
         All that can fail happens before the row is added.
         """
         cdef Handle new
-        cdef Creation creation = None
-        cdef uint32_t suffix = 0
-        if journals:
-            creation = noted(idmap_get(&self.op_names, node, name))
+        cdef Creation creation = noted() if journals else None
+        cdef Name *n
         if self.finalized:
             raise errors.FinalizedGraphError.variable(self.join(node, name))
         new = new_handle()
@@ -157,10 +148,11 @@ cdef class Registry:
         if self.table.count != missed_at and self.table.find(node, name) != NONE:
             return None
         self.table.reserve()
-        if self.op_name_taken(node, name):
-            suffix = self.claim(node, name, True)
-            self.renamed[self.table.count] = suffix
+        n = &self.names.names[name]
+        if n.named_op or n.suffix:             # for most names this was never so: a bit to read
+            self.rename(node, name, creation)
         new.row = self.table.add(node, name, spec, site)
+        self.names.names[name].of_variable = True
         new.graph = self
         self.table.rows[new.row].handle = <PyObject *>new
         if creation is not None:
@@ -168,25 +160,32 @@ cdef class Registry:
         return new
 
     @cython.final
-    cdef inline bint op_name_taken(self, uint32_t node, uint32_t name) except -1:
-        """For a name that no variable has; most have never been an op's, which is a bit to read."""
-        cdef Name *n = &self.names.names[name]
-        return (n.named_op or n.suffix) and self.taken(node, name) != 0
+    cdef int rename(self, uint32_t node, uint32_t name, Creation creation) except -1:
+        """Find the next row's variable another op name where its path is taken as one."""
+        cdef NameScopeRef scope
+        cdef bint collecting = hold_collector()
+        try:
+            self.as_name_scope(node, &scope)
+            if self.taken(&scope, name) == 0:
+                return 0
+            if creation is not None:
+                creation.scope = scope
+                creation.counter = self.op_names.get(scope.node, scope.index, name)
+            self.renamed[self.table.count] = self.claim(&scope, name, True)
+        finally:
+            release_collector(collecting)
+        return 0
 
     @cython.final
     cdef int withdraw(self, Creation creation) except -1:
         """Take out a variable whose creation turned out to be part of something that failed."""
-        cdef uint32_t row = creation.handle.row, node, name
+        cdef uint32_t row = creation.handle.row
         cdef PyObject *content
         if row == NONE:
             return 0
-        node, name = self.table.rows[row].node, self.table.rows[row].name
         content = self.table.rows[row].content
         if row in self.renamed:
-            if creation.op_counter == NONE:
-                idmap_remove(&self.op_names, node, name)
-            else:
-                idmap_put(&self.op_names, node, name, creation.op_counter)
+            self.use(&creation.scope, self.table.rows[row].name, creation.counter)
         self.renamed = {key - (key > row): suffix for key, suffix in self.renamed.items()
                         if key != row}
         self.table.remove(row)
@@ -221,24 +220,55 @@ cdef class Registry:
         if suffix:
             self.renamed[self.table.count] = suffix
         self.table.add(node, name, id, number)
+        self.names.names[name].of_variable = True
 
     def _op_state(self):
-        """The op names that have an entry: [(path, next suffix), ...]."""
+        """What OpNames holds, as [(path, counter), ...] and [(path, [(first, last, counter)]), ...].
+
+        A family in a path reads `base_*`, which no name can.
+        """
+        cdef OpNames op_names = self.op_names
         cdef size_t i
+        cdef uint32_t k
         cdef Slot *slot
-        cdef list state = []
-        if self.op_names.slots != NULL:
-            for i in range(self.op_names.mask + 1):
-                slot = &self.op_names.slots[i]
+        cdef Runs *runs
+        counters, families = [], []
+        if op_names.counters.slots != NULL:
+            for i in range(op_names.counters.mask + 1):
+                slot = &op_names.counters.slots[i]
                 if slot.value != NONE:
-                    state.append((self.join(slot.a, slot.b), slot.value))
-        return state
+                    counters.append((self.join(slot.a, slot.b), slot.value))
+        if op_names.places.slots != NULL:
+            for i in range(op_names.places.mask + 1):
+                slot = &op_names.places.slots[i]
+                if slot.value != NONE:
+                    runs = &op_names.runs[slot.value]
+                    families.append((self.join(slot.a, slot.b), [
+                        (runs.items[k].first, runs.items[k].last, runs.items[k].counter)
+                        for k in range(runs.count)]))
+        return counters, families
 
     def _load_op_state(self, state):
-        cdef uint32_t node
-        for path, next_suffix in state:
-            node = self.open_path(ROOT, path)
-            self.use(self.tree.nodes[node].parent, self.tree.nodes[node].name, next_suffix)
+        cdef NameScopeRef scope
+        cdef uint32_t name, k
+        counters, families = state
+        for path, counter in counters:
+            scope.node = ROOT
+            name = self.locate(&scope.node, path)
+            scope.index = 0
+            self.use(&scope, name, counter)
+        for path, runs in families:
+            *above, leaf = path.split("/")
+            scope.node = ROOT
+            for part in above:
+                name = self.names.intern(part.removesuffix("_*"))
+                scope.node = self.tree.child(
+                    scope.node, name | FAMILY if part.endswith("_*") else name)
+            name = self.names.intern(leaf)
+            for first, last, counter in runs:
+                for k in range(first, last + 1):
+                    scope.index = k
+                    self.use(&scope, name, counter)
 
     def _suffix(self, Py_ssize_t row):
         return self.renamed.get(row, 0)
@@ -343,42 +373,41 @@ cdef class Registry:
 
     # --- op names
     @cython.final
-    cdef uint32_t taken(self, uint32_t node, uint32_t name) except? 0:
+    cdef uint32_t taken(self, const NameScopeRef *scope, uint32_t name) except? 0:
         """How the op name is used: 0 free, else the next suffix to try behind it.
 
         Most names that are taken need no entry: a variable takes its own, and `base_7` is taken
         once `base` has handed out more than seven suffixes.
         """
         cdef Name *n = &self.names.names[name]
-        cdef uint32_t used, base
+        cdef uint32_t used, base = n.base
         if n.named_op:
-            used = idmap_get(&self.op_names, node, name)
-            if used != NONE:
+            used = self.op_names.get(scope.node, scope.index, name)
+            if used:
                 return used
-        if self.table.find(node, name) != NONE:
+        if n.of_variable and self.has_variable(scope, name):
             return 1
         if n.suffix:
-            text = self.names.text(name)
-            text = text[:text.rindex("_")]
-            base = self.names.find(<PyObject *>text)
-            if base != NONE:
-                used = idmap_get(&self.op_names, node, base)
-                if used != NONE and n.suffix < used:
-                    return 1
+            if base == NONE:
+                text = self.names.text(name)
+                text = text[:text.rindex("_")]
+                base = self.names.find(<PyObject *>text)
+            if base != NONE and n.suffix < self.op_names.get(scope.node, scope.index, base):
+                return 1
         return 0
 
     @cython.final
-    cdef uint32_t claim(self, uint32_t node, uint32_t name, bint mark) except NONE:
-        """The suffix that makes the op name unique below the node; 0 is the bare name."""
-        cdef uint32_t used = self.taken(node, name)
+    cdef uint32_t claim(self, const NameScopeRef *scope, uint32_t name, bint mark) except NONE:
+        """The suffix that makes the op name unique in the scope; 0 is the bare name."""
+        cdef uint32_t used = self.taken(scope, name)
         if used:
-            return self.raise_counter(node, name, used, mark)
+            return self.raise_counter(scope, name, used, mark)
         if mark:
-            self.use(node, name, 1)
+            self.use(scope, name, 1)
         return 0
 
     @cython.final
-    cdef uint32_t raise_counter(self, uint32_t node, uint32_t name, uint32_t used,
+    cdef uint32_t raise_counter(self, const NameScopeRef *scope, uint32_t name, uint32_t used,
                                 bint mark) except NONE:
         """The next free suffix of a name that is taken.
 
@@ -389,42 +418,116 @@ cdef class Registry:
         while self.names.names[name].numbered or self.names.long_numbered:
             text = suffixed(self.names.text(name), used)
             id = self.names.find(<PyObject *>text)
-            if id == NONE or (idmap_get(&self.op_names, node, id) == NONE
-                              and self.table.find(node, id) == NONE):
+            if id == NONE or not (self.op_names.get(scope.node, scope.index, id)
+                                  or self.has_variable(scope, id)):
                 break
             used += 1
         if mark:
-            self.use(node, name, used + 1)
+            self.use(scope, name, used + 1)
         return used
 
     @cython.final
-    cdef int use(self, uint32_t node, uint32_t name, uint32_t next_suffix) except -1:
-        idmap_reserve(&self.op_names)
-        idmap_put(&self.op_names, node, name, next_suffix)
+    cdef int use(self, const NameScopeRef *scope, uint32_t name, uint32_t counter) except -1:
+        self.op_names.put(scope.node, scope.index, name, counter)
         self.names.names[name].named_op = True
         return 0
 
     @cython.final
     cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1:
-        """Turn a name scope into the unique form of a path below it; makes no node for that."""
-        cdef uint32_t node = scope.node if scope.base == NONE else self.name_scope_node(scope[0])
-        cdef uint32_t id = self.locate(&node, name)
-        scope.suffix = self.claim(node, id, mark)
-        scope.node, scope.base = node, id
+        """Turn a name scope into the unique form of a path below it."""
+        self.locate_op(scope, name)
+        scope.suffix = self.claim(scope, scope.base, mark)
         return 0
 
     @cython.final
-    cdef uint32_t name_scope_node(self, NameScopeRef ref) except NONE:
-        cdef uint32_t name = ref.base
-        if name == NONE:
-            return ref.node
-        if ref.suffix:
-            name = self.names.intern(suffixed(self.names.text(name), ref.suffix))
-        return self.tree.child(ref.node, name)
+    cdef int locate_op(self, NameScopeRef *scope, str path) except -1:
+        """Turn a name scope into what lies below it at a path: `base` is the last component."""
+        cdef uint32_t id
+        cdef bint at_root
+        self.settle(scope)
+        at_root = scope.node == ROOT
+        id = self.names.find(<PyObject *>path)
+        if id == NONE or (at_root and not self.names.names[id].starts_path):
+            if is_component(path, at_root):
+                id = self.names.intern(path)
+            else:
+                parts = components(path, at_root)
+                leaf = parts.pop()
+                for part in parts:
+                    self.step(scope, self.names.intern(part))
+                id = self.names.intern(leaf)
+        scope.base, scope.suffix = id, 0
+        return 0
+
+    @cython.final
+    cdef inline int settle(self, NameScopeRef *scope) except -1:
+        """Make a node of a name scope inside which something is created."""
+        cdef uint32_t base = scope.base
+        if base == NONE:
+            return 0
+        scope.base = NONE
+        if scope.suffix == 0:
+            return self.step(scope, base)
+        if scope.index == 0 and scope.suffix < 1000000000 and (
+                PyUnicode_GET_LENGTH(self.names.names[base].text) < LONGEST_NUMBERED - 9):
+            scope.node = self.tree.child(scope.node, base | FAMILY)
+            scope.index = scope.suffix
+            return 0
+        return self.step(scope, self.names.intern(suffixed(self.names.text(base), scope.suffix)))
+
+    @cython.final
+    cdef inline int step(self, NameScopeRef *scope, uint32_t name) except -1:
+        """One component down; the first numbered one leads to the node of its family."""
+        cdef Name *n = &self.names.names[name]
+        if scope.index == 0 and n.base != NONE:
+            scope.index = n.suffix
+            scope.node = self.tree.child(scope.node, n.base | FAMILY)
+        else:
+            scope.node = self.tree.child(scope.node, name)
+        return 0
+
+    @cython.final
+    cdef int as_name_scope(self, uint32_t node, NameScopeRef *scope) except -1:
+        """The name scope of the same path as a variable scope."""
+        cdef list names = []
+        while node != ROOT:
+            names.append(self.tree.nodes[node].name)
+            node = self.tree.nodes[node].parent
+        scope[0] = ROOT_NAME_SCOPE
+        for name in reversed(names):
+            self.step(scope, name)
+        return 0
+
+    @cython.final
+    cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) noexcept:
+        """Whether the op name is the path of a variable."""
+        cdef uint32_t node
+        if scope.index == 0:
+            return self.table.find(scope.node, name) != NONE
+        try:
+            node = self.seek(ROOT, self.scope_text(scope.node, scope.index))
+        except MemoryError:
+            return False
+        return node != NONE and self.table.find(node, name) != NONE
+
+    @cython.final
+    cdef str scope_text(self, uint32_t node, uint32_t index):
+        """The path of a node, with the index in place of its family; 0 leaves `base_*`."""
+        cdef uint32_t name
+        cdef list parts = []
+        while node != ROOT:
+            name = self.tree.nodes[node].name
+            text = self.names.text(name & ~FAMILY)
+            if name & FAMILY:
+                text = suffixed(text, index) if index else text + "_*"
+            parts.append(text)
+            node = self.tree.nodes[node].parent
+        parts.reverse()
+        return "/".join(parts)
 
     @cython.final
     cdef str name_scope_path(self, NameScopeRef ref):
-        cdef str path = self.path(ref.node)
+        cdef str path = self.scope_text(ref.node, ref.index)
         if ref.base == NONE:
             return path
         leaf = self.names.text(ref.base)
@@ -542,13 +645,12 @@ cdef class Creation:
     pass
 
 
-cdef inline Creation noted(uint32_t op_counter):
+cdef inline Creation noted():
     cdef list journal = journals.get(PyThread_get_thread_ident())
     cdef Creation creation
     if journal is None:
         return None
     creation = Creation()
-    creation.op_counter = op_counter
     journal.append(creation)
     return creation
 

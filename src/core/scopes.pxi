@@ -186,10 +186,11 @@ cdef VariableScope copied_scope(VariableScope scope, Registry graph):
 
 
 cdef NameScopeRef path_ref(Registry graph, str path) except *:
-    cdef NameScopeRef ref
-    ref.base, ref.suffix = NONE, 0
-    ref.node = graph.open_path(ROOT, path) if path else ROOT
-    return ref
+    cdef NameScopeRef scope = ROOT_NAME_SCOPE
+    if path:
+        graph.locate_op(&scope, path)
+        graph.settle(&scope)
+    return scope
 
 
 def restored_scope(name, original_name_scope, reuse, *defaults):
@@ -287,7 +288,7 @@ cdef VariableScope current_scope():
 cdef Frame bottom_frame(Registry graph, Defaults defaults, int mode, object origin):
     cdef Frame frame = Frame.__new__(Frame)
     frame.graph, frame.kind, frame.defaults, frame.mode = graph, BOTTOM, defaults, mode
-    frame.name_scope.base = NONE
+    frame.name_scope = ROOT_NAME_SCOPE
     frame.scope = scope_at(graph, ROOT, defaults, mode, origin, frame.name_scope)
     return frame
 
@@ -411,7 +412,7 @@ cdef inline int prolong(Frame frame, Stack stack) except -1:
     if top is None:
         frame.graph = graph_of(stack)
         frame.defaults = PLAIN
-        frame.name_scope.base = NONE
+        frame.name_scope = ROOT_NAME_SCOPE
     else:
         frame.below = top
         frame.graph = top.graph

@@ -391,13 +391,16 @@ cdef inline Marks marks_of(Stack stack):
     return None if stale(stack) else stack.marks
 
 
+cdef NameScopeRef ROOT_NAME_SCOPE
+ROOT_NAME_SCOPE.node, ROOT_NAME_SCOPE.index = ROOT, 0
+ROOT_NAME_SCOPE.base, ROOT_NAME_SCOPE.suffix = NONE, 0
+
+
 cdef NameScopeRef name_scope_of(Registry graph) except *:
     """The current name scope of a graph: where it is not current, that of where it was left."""
     cdef Stack stack = current_stack()
     cdef GraphSwitch switch = stack.switches
     cdef Frame top = top_of(stack)
-    cdef NameScopeRef root
-    root.node, root.base, root.suffix = ROOT, NONE, 0
     if graph_of(stack) is not graph:
         top = None
         while switch is not None:
@@ -405,7 +408,7 @@ cdef NameScopeRef name_scope_of(Registry graph) except *:
                 top = switch.top
                 break
             switch = switch.below
-    return root if top is None else top.name_scope
+    return ROOT_NAME_SCOPE if top is None else top.name_scope
 
 
 # --- marks: what was opened below the current scope

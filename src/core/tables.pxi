@@ -87,14 +87,15 @@ cdef inline uint32_t room(uint32_t count) except 0:
     So little lies idle at ten million rows.
     """
     cdef uint32_t more = (count if count < 16384 else count >> 2) + 8
-    if count >= NONE - 1 - more:
-        raise MemoryError("a graph holds at most 3.4 billion names, scopes or variables")
+    if count >= FAMILY - 1 - more:
+        raise MemoryError("a graph holds at most 1.7 billion names, scopes or variables")
     return count + more
 
 
 # === Names ======================================================================================
 
 cdef enum:
+    LONGEST_NUMBERED = 255     # longer names are never taken for one of a family
     INSIDE = 1                 # may stand in a component
     FIRST = 2                  # may be the first character of a path
 
@@ -194,22 +195,23 @@ cdef class NameTable:
         self.names[id].hash = <uint32_t>(hash >> 32)
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
         self.names[id].suffix = trailing_number(text)
-        self.names[id].numbered = self.names[id].named_op = False
+        self.names[id].numbered = self.names[id].named_op = self.names[id].of_variable = False
+        self.names[id].base = NONE
         self.slots[at] = id
         self.count += 1
         if self.names[id].suffix:
-            self.note_base(component)
+            self.note_base(id, component)
         return id
 
-    cdef int note_base(self, str component) except -1:
-        """Note on `base` that `base_N` exists: whoever makes a name unique has to look for it."""
-        cdef uint32_t id
-        if len(component) > 255:           # a_1_1_1...: not one name for each of its suffixes
+    cdef int note_base(self, uint32_t id, str component) except -1:
+        """Tie `base_N` and `base` together: whoever makes one unique has to know of the other."""
+        cdef uint32_t base
+        if len(component) > LONGEST_NUMBERED:  # a_1_1_1...: not one name for each of its suffixes
             self.long_numbered = True
             return 0
-        base = component[:component.rindex("_")]
-        id = self.intern(base)
-        self.names[id].numbered = True
+        base = self.intern(component[:component.rindex("_")])
+        self.names[base].numbered = True
+        self.names[id].base = base
         return 0
 
     cdef inline str text(self, uint32_t id):

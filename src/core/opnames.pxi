@@ -1,0 +1,119 @@
+# Which op names are taken, in memory that does not grow with the times a scope is entered again.
+
+@cython.final
+cdef class OpNames:
+    """The next suffix of each op name that is taken: 1 after `foo`, 2 after `foo_1`, ...
+
+    A program that runs its model in a loop opens `model`, `model_1`, `model_2`, ... and the same
+    scopes inside each.  So what is taken inside numbered siblings is kept once for all of them, as
+    runs of numbers: "in model_1 to model_999 the name `layer` has handed out its suffixes up to 3".
+    """
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(self.count):
+            PyMem_Free(self.runs[i].items)
+        PyMem_Free(self.runs)
+        idmap_free(&self.counters)
+        idmap_free(&self.places)
+
+    cdef uint32_t get(self, uint32_t node, uint32_t index, uint32_t name) noexcept:
+        """The counter of a name below a node, in the sibling of this index; 0 is not taken."""
+        cdef uint32_t place, at
+        cdef Runs *runs
+        if index == 0:
+            place = idmap_get(&self.counters, node, name)
+            return 0 if place == NONE else place
+        place = idmap_get(&self.places, node, name)
+        if place == NONE:
+            return 0
+        runs = &self.runs[place]
+        at = run_before(runs, index + 1)
+        return runs.items[at].counter if at != NONE and runs.items[at].last >= index else 0
+
+    cdef int put(self, uint32_t node, uint32_t index, uint32_t name, uint32_t counter) except -1:
+        cdef uint32_t place
+        if index == 0:
+            idmap_reserve(&self.counters)
+            idmap_put(&self.counters, node, name, counter)
+            return 0
+        place = idmap_get(&self.places, node, name)
+        if place == NONE:
+            place = self.new_runs(node, name)
+        return set_run(&self.runs[place], index, counter)
+
+    cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE:
+        cdef uint32_t capacity
+        cdef Runs *runs
+        if self.count == self.capacity:
+            capacity = room(self.count)
+            runs = <Runs *>PyMem_Realloc(self.runs, <size_t>capacity * sizeof(Runs))
+            if runs == NULL:
+                raise MemoryError()
+            self.runs, self.capacity = runs, capacity
+        idmap_reserve(&self.places)
+        memset(&self.runs[self.count], 0, sizeof(Runs))
+        idmap_put(&self.places, node, name, self.count)
+        self.count += 1
+        return self.count - 1
+
+
+cdef inline uint32_t run_before(const Runs *runs, uint32_t index) noexcept:
+    """The last run that begins before the index, or NONE; mostly that is the very last."""
+    cdef uint32_t low = 0, high = runs.count, middle
+    if high and runs.items[high - 1].first < index:
+        return high - 1
+    while low < high:
+        middle = (low + high) // 2
+        if runs.items[middle].first < index:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1 if low else NONE
+
+
+cdef int set_run(Runs *runs, uint32_t index, uint32_t counter) except -1:
+    """Give one index a counter: cut it out of its run, put it in, join it with its neighbours."""
+    cdef uint32_t at = run_before(runs, index + 1)
+    cdef Run old
+    cdef Run *items
+    if runs.count + 2 > runs.capacity:
+        items = <Run *>PyMem_Realloc(runs.items, (runs.capacity * 2 + 4) * sizeof(Run))
+        if items == NULL:
+            raise MemoryError()
+        runs.items, runs.capacity = items, runs.capacity * 2 + 4
+    if at != NONE and runs.items[at].last >= index:
+        old = runs.items[at]
+        remove_run(runs, at)
+        if index < old.last:
+            insert_run(runs, at, index + 1, old.last, old.counter)
+        insert_run(runs, at, index, index, counter)
+        if old.first < index:
+            insert_run(runs, at, old.first, index - 1, old.counter)
+            at += 1
+    else:
+        at = 0 if at == NONE else at + 1
+        insert_run(runs, at, index, index, counter)
+    join_run(runs, at + 1)
+    join_run(runs, at)
+    return 0
+
+
+cdef void insert_run(Runs *runs, uint32_t at, uint32_t first, uint32_t last,
+                     uint32_t counter) noexcept:
+    memmove(&runs.items[at + 1], &runs.items[at], (runs.count - at) * sizeof(Run))
+    runs.items[at].first, runs.items[at].last, runs.items[at].counter = first, last, counter
+    runs.count += 1
+
+
+cdef void remove_run(Runs *runs, uint32_t at) noexcept:
+    runs.count -= 1
+    memmove(&runs.items[at], &runs.items[at + 1], (runs.count - at) * sizeof(Run))
+
+
+cdef void join_run(Runs *runs, uint32_t at) noexcept:
+    """Make one of a run and the one before it where they say the same of neighbouring numbers."""
+    if (0 < at < runs.count and runs.items[at - 1].counter == runs.items[at].counter
+            and runs.items[at - 1].last + 1 == runs.items[at].first):
+        runs.items[at - 1].last = runs.items[at].last
+        remove_run(runs, at)
