@@ -4,6 +4,7 @@
 
 cdef uint64_t next_serial = 1
 
+
 @cython.no_gc_clear        # handles write to its tables to the end; its lists and dicts are cleared
 cdef class Registry:
     """The names of one graph: variables by path, and which op names are taken.
@@ -223,7 +224,7 @@ cdef class Registry:
         self.names.names[name].of_variable = True
 
     def _op_state(self):
-        """What OpNames holds, as [(path, counter), ...] and [(path, [(first, last, counter)]), ...].
+        """What OpNames holds: [(path, counter), ...] and [(path, [(first, last, counter)]), ...].
 
         A family in a path reads `base_*`, which no name can.
         """
@@ -370,8 +371,8 @@ cdef class Registry:
                 nbytes += n * spec.size * spec.itemsize
         return size, nbytes
 
-
     # --- op names
+
     @cython.final
     cdef uint32_t taken(self, const NameScopeRef *scope, uint32_t name) except? 0:
         """How the op name is used: 0 free, else the next suffix to try behind it.

@@ -174,7 +174,7 @@ cdef class Stack:
 
 
 cdef object stack_variable = PyContextVar_New("varscope_stack", NULL)
-cdef Stack PRISTINE = Stack.__new__(Stack) # of a thread or task that has opened nothing yet
+cdef Stack PRISTINE = Stack.__new__(Stack)  # of a thread or task that has opened nothing yet
 PRISTINE.others = ()
 cdef Registry default_graph = None
 

@@ -354,7 +354,6 @@ cdef class VariableTable:
         self.count += 1
         return self.count - 1
 
-
     cdef void remove(self, uint32_t row) noexcept:
         """Take a row out, as if it had never been; the rows behind it move up.
 

@@ -1,0 +1,168 @@
+"""What is shipped: the metadata, the sdist, the wheel, and docstrings with examples that run."""
+
+import doctest
+import importlib
+import importlib.metadata
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from requires import require
+
+import varscope as vs
+
+PACKAGE = Path(vs.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
+
+# --- the installed package
+
+
+@pytest.fixture
+def metadata():
+    try:
+        return importlib.metadata.metadata("varscope-core")
+    except importlib.metadata.PackageNotFoundError:
+        words = "needs varscope-core installed: pip install ."
+        if os.environ.get("CI") == "true":
+            pytest.fail(words, pytrace=False)
+        pytest.skip(words)
+
+
+def test_the_version_is_the_same_everywhere(metadata):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert metadata["Version"] == project["version"] == vs.__version__
+
+
+def test_numpy_is_the_only_dependency_that_is_no_extra(metadata):
+    required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert [re.match("[A-Za-z0-9_.-]+", line).group() for line in required] == ["numpy"]
+    assert {"cli", "examples", "test"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_license_and_python_version(metadata):
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_the_command_line_is_installed(metadata):
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="varscope")
+    assert script.load() is importlib.import_module("varscope.cli").main
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").read_bytes() == b""
+    assert (PACKAGE / "_scopecore.pyi").is_file()
+
+
+# --- sdist and wheel
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """A folder with an sdist and the wheel built from it: VARSCOPE_DIST, or else made here."""
+    if "VARSCOPE_DIST" in os.environ:
+        return Path(os.environ["VARSCOPE_DIST"])
+    if not (ROOT / "setup.py").exists():
+        pytest.fail("needs the sources beside the tests, or VARSCOPE_DIST", pytrace=False)
+    require("build", "build")
+    folder = tmp_path_factory.mktemp("dist")
+    # A copy without what was built before: an sdist must not live on it.
+    copy = folder / "sources"
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.c", "*.so", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    command = [sys.executable, "-m", "build", "--outdir", folder, copy]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sdist(dist):
+    """The paths of all files in the sdist."""
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        files = [member.name for member in archive.getmembers() if member.isfile()]
+    return {name.partition("/")[2] for name in files}
+
+
+@pytest.fixture(scope="module")
+def wheel(dist):
+    """The paths of all files in the wheel, without those about the wheel itself."""
+    (path,) = dist.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    return {name for name in names if ".dist-info/" not in name}
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_sources_and_nothing_that_was_built(sdist):
+    needed = {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
+    needed |= {"src/_scopecore.pyx", "src/_scopecore.pxd", "src/varscope/py.typed"}
+    needed |= {"src/varscope/_scopecore.pyi", "tests/conftest.py", "examples/moe.py"}
+    assert needed <= sdist
+    built = re.compile(r"\.(c|so|pyd|pyc)$|__pycache__|^build/|_cache/")
+    assert [name for name in sorted(sdist) if built.search(name)] == []
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(sdist, wheel):
+    extensions = [name for name in wheel if name.endswith((".so", ".pyd"))]
+    assert len(extensions) == 1
+    assert extensions[0].startswith("varscope/_scopecore.")
+    package = {name.removeprefix("src/") for name in sdist if name.startswith("src/varscope/")}
+    assert wheel == package | set(extensions)
+
+
+# --- docstrings
+
+
+@pytest.mark.parametrize("name", vs.__all__)
+def test_a_public_name_is_there_and_says_what_it_is(name):
+    assert (getattr(vs, name).__doc__ or "").strip()
+
+
+def docstring_examples():
+    """The doctests of every module, each once; a front door's text is found in several places."""
+    finder = doctest.DocTestFinder()
+    seen = set()
+    for found in pkgutil.walk_packages(vs.__path__, "varscope."):
+        if found.name.endswith(".__main__"):
+            continue
+        for test in finder.find(importlib.import_module(found.name)):
+            if test.examples and test.docstring not in seen:
+                seen.add(test.docstring)
+                yield test
+
+
+DOCSTRINGS = list(docstring_examples())
+
+
+@pytest.mark.parametrize("test", DOCSTRINGS, ids=lambda test: test.name)
+def test_the_examples_in_docstrings(test):
+    report = []
+    outcome = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
+    assert outcome.failed == 0, "".join(report)
+
+
+DOORS = ["Graph", "Variable", "VariableScope", "get_variable", "get_variable_scope"]
+DOORS += ["name_scope", "variable_scope"]
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_a_front_door_has_an_example(name):
+    examples = doctest.DocTestParser().get_examples(getattr(vs, name).__doc__)
+    assert examples
+    assert sources(examples) in [sources(test.examples) for test in DOCSTRINGS]
+
+
+def sources(examples):
+    return [example.source for example in examples]
