@@ -71,7 +71,7 @@ cdef class NameTable:
     cdef bint long_numbered    # a name base_N too long to note its base may be in the table
     cdef uint32_t find(self, PyObject *text) noexcept
     cdef uint32_t intern(self, str component) except NONE
-    cdef int note_base(self, uint32_t id, str component) except -1
+    cdef uint32_t intern_base(self, str component) except? NONE
     cdef str text(self, uint32_t id)
     cdef int grow(self) except -1
 
@@ -144,8 +144,10 @@ cdef class Marks:
     cdef bint has_forgets
     cdef IdMap latest          # (node, kind) -> newest event; made with the ninth event
     cdef IdMap suffixes        # (parent node, default name) -> next suffix to try, a shortcut
+    cdef bint deep_suffixes    # some of them below a child
     cdef uint32_t next_suffix(self, uint32_t parent, uint32_t name) noexcept
-    cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix) except -1
+    cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix,
+                         bint deep) except -1
     cdef uint32_t newest(self, uint32_t node, bint forget, uint32_t length) noexcept
     cdef int append(self, uint32_t node, bint forget, bint deep) except -1
     cdef int index_events(self) except -1
@@ -153,11 +155,13 @@ cdef class Marks:
 
 
 # --- scopes -------------------------------------------------------------------------------------
+cdef class Registry
+
 cdef class Defaults:
     cdef readonly object initializer, regularizer, caching_device, partitioner
     cdef readonly object custom_getter, dtype, constraint
     cdef dict derived                   # what was derived from these, so that equals are identical
-    cdef Defaults derive(self, tuple overrides)
+    cdef Defaults derive(self, tuple overrides, Registry graph)
     cdef Defaults replaced(self, int field, object value)
     cdef object checked(self, int field, object value)
 
@@ -190,6 +194,7 @@ cdef class OpNames:
     cdef uint32_t count, capacity
     cdef uint32_t get(self, uint32_t node, uint32_t index, uint32_t name) noexcept
     cdef int put(self, uint32_t node, uint32_t index, uint32_t name, uint32_t counter) except -1
+    cdef list listed(self, uint32_t place)
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
 
 
@@ -226,6 +231,7 @@ cdef class Registry:
     cdef RequestCache requests
     cdef list sites                     # site id -> (code, instruction)
     cdef dict site_ids
+    cdef dict derived                   # what was derived from PLAIN here: see Defaults.derive
     cdef dict renamed                   # row -> suffix, where the op name was already taken
     cdef uint64_t serial
     cdef readonly bint finalized
@@ -320,3 +326,4 @@ cdef class Stack:
     cdef PyObject *context              # where it was set; borrowed, only ever compared
     cdef PyObject *variables            # what that context held then; likewise
     cdef int standing                   # whether it may be changed in place: see in_place
+    cdef object tried                   # weak reference to the map that was tried out

@@ -111,6 +111,9 @@ cdef extern from "Python.h":
     PyObject *PyTuple_GET_ITEM(object value, Py_ssize_t i) noexcept
     PyObject *PyList_GET_ITEM(object value, Py_ssize_t i) noexcept
     Py_ssize_t Py_REFCNT(PyObject *value) noexcept
+    object PyWeakref_NewRef(object target, PyObject *callback)
+    ctypedef struct PyWeakReference:
+        PyObject *wr_object
 
 
 # In the order of the pxd: each part uses those before it.

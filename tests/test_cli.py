@@ -519,13 +519,22 @@ def test_a_real_ctrl_c(builder):
                     vs.get_variable(f"w_{i}", [1])
         """
     )
+    # A shell's background jobs ignore SIGINT, and so would what they start: begin with it on.
+    listen = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv({}, {})"
     command = [sys.executable, "-m", "varscope", "build", path]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, "-c", listen.format(repr(sys.executable), command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
     ) as child:
-        assert child.stdout.readline() == "ready\n"
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=120)
+        try:
+            assert child.stdout.readline() == "ready\n"
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+        finally:
+            child.kill()  # where it did not listen, it would go on for ever
     assert (child.returncode, out) == (130, "")
     assert err.startswith("varscope: interrupted; variables declared so far: ")
     assert err.count("\n") == 1

@@ -128,8 +128,10 @@ cdef int put_aside(Stack new, Stack old) except -1:
         return 0
     while top is not None and top.below is not None:
         top = top.below
-    others = [state for state in old.others
-              if state.graph() is not None and state.graph() is not graph]
+    others = []
+    for state in old.others:
+        if state.graph() is not None and state.graph() is not graph:
+            others.append(state)
     if old.marks is not None or (top is not None and top.kind == BOTTOM):
         state = RootState()
         state.graph = weakref.ref(graph)
@@ -145,15 +147,18 @@ cdef int put_aside(Stack new, Stack old) except -1:
 
 cdef GraphSwitch carried(GraphSwitch switch, Registry graph, Stack old):
     """The switches, with the graph's state in place of the one that was put aside earlier."""
-    cdef GraphSwitch new
-    if switch is None:
-        return None
-    if switched_from(switch) is graph:
-        new = copied_switch(switch, switch.below)
-        new.top, new.marks, new.length = old.top, old.marks, old.length
-        return new
-    below = carried(switch.below, graph, old)
-    return switch if below is switch.below else copied_switch(switch, below)
+    cdef GraphSwitch found = switch, new
+    cdef list above = []
+    while found is not None and switched_from(found) is not graph:
+        above.append(found)
+        found = found.below
+    if found is None:
+        return switch
+    new = copied_switch(found, found.below)
+    new.top, new.marks, new.length = old.top, old.marks, old.length
+    for found in reversed(above):
+        new = copied_switch(found, new)
+    return new
 
 
 cdef GraphSwitch copied_switch(GraphSwitch switch, GraphSwitch below):

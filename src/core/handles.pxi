@@ -106,6 +106,8 @@ cdef class Handle:
             self.graph.table.rows[self.row].handle = NULL
 
     cdef int check(self) except -1:
+        if self.graph is None:
+            raise errors.ArgumentTypeError("a Variable is made by varscope.get_variable")
         if self.row == NONE:
             raise errors.WithdrawnError(
                 "this variable was withdrawn: the custom getter that created it raised")
@@ -147,7 +149,7 @@ cdef class Handle:
         return <Spec>self.graph.specs[self.graph.table.rows[self.row].spec]
 
     @_spec.setter
-    def _spec(self, Spec spec):
+    def _spec(self, Spec spec not None):
         self.check()
         self.graph.table.rows[self.row].spec = self.graph.spec_id(spec)
 
@@ -169,6 +171,16 @@ cdef class Handle:
             Py_INCREF(content)
             self.graph.table.rows[self.row].content = <PyObject *>content
         Py_XDECREF(old)
+
+    def _settle(self, content):
+        """Make this what was materialised, unless another thread was quicker; the one that counts."""
+        cdef Row *row
+        self.check()
+        row = &self.graph.table.rows[self.row]
+        if row.content == NULL:
+            Py_INCREF(content)
+            row.content = <PyObject *>content
+        return <object>row.content
 
     @property
     def creation_site(self):

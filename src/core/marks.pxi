@@ -27,8 +27,10 @@ cdef class Marks:
         cdef uint32_t suffix = idmap_get(&self.suffixes, parent, name)
         return 1 if suffix == NONE else suffix
 
-    cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix) except -1:
+    cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix,
+                         bint deep) except -1:
         idmap_reserve(&self.suffixes)
+        self.deep_suffixes = self.deep_suffixes or deep
         idmap_put(&self.suffixes, parent, name, suffix)
         return 0
 
@@ -73,7 +75,8 @@ cdef class Marks:
             self.last_deep = self.count
         if forget:
             self.has_forgets = True
-            idmap_free(&self.suffixes)          # forgotten suffixes are free again
+            if deep or self.deep_suffixes:
+                idmap_free(&self.suffixes)      # forgotten suffixes are free again
         self.distinct += older == NONE
         self.count += 1
         return 0

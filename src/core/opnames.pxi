@@ -42,6 +42,15 @@ cdef class OpNames:
             place = self.new_runs(node, name)
         return set_run(&self.runs[place], index, counter)
 
+    cdef list listed(self, uint32_t place):
+        """The runs as tuples."""
+        cdef uint32_t i
+        cdef list runs = []
+        for i in range(self.runs[place].count):
+            runs.append((self.runs[place].items[i].first, self.runs[place].items[i].last,
+                         self.runs[place].items[i].counter))
+        return runs
+
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE:
         cdef uint32_t capacity
         cdef Runs *runs

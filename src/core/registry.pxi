@@ -21,7 +21,7 @@ cdef class Registry:
         self.op_names = OpNames()
         self.specs, self.spec_ids = [], {}
         self.sites, self.site_ids = [], {}
-        self.renamed = {}
+        self.renamed, self.derived = {}, {}
         self.serial = next_serial
         next_serial += 1
 
@@ -172,7 +172,11 @@ cdef class Registry:
             if creation is not None:
                 creation.scope = scope
                 creation.counter = self.op_names.get(scope.node, scope.index, name)
+            self.renamed[self.table.count] = 0         # room for it, before the name is taken
             self.renamed[self.table.count] = self.claim(&scope, name, True)
+        except BaseException:
+            self.renamed.pop(self.table.count, None)
+            raise
         finally:
             release_collector(collecting)
         return 0
@@ -180,13 +184,15 @@ cdef class Registry:
     @cython.final
     cdef int withdraw(self, Creation creation) except -1:
         """Take out a variable whose creation turned out to be part of something that failed."""
-        cdef uint32_t row = creation.handle.row
+        cdef uint32_t row = creation.handle.row, name
         cdef PyObject *content
         if row == NONE:
             return 0
         content = self.table.rows[row].content
-        if row in self.renamed:
-            self.use(&creation.scope, self.table.rows[row].name, creation.counter)
+        name = self.table.rows[row].name
+        if self.renamed.get(row, NONE) + 1 == self.op_names.get(
+                creation.scope.node, creation.scope.index, name):
+            self.use(&creation.scope, name, creation.counter)      # nobody has raised it since
         self.renamed = {key - (key > row): suffix for key, suffix in self.renamed.items()
                         if key != row}
         self.table.remove(row)
@@ -199,7 +205,7 @@ cdef class Registry:
         cdef uint32_t row = self.find_row(ROOT, exact(op_name, "name"))
         return None if row == NONE else self.handle(row)
 
-    def _add(self, str op_name, Spec spec):
+    def _add(self, str op_name, Spec spec not None):
         """Register a variable; returns None when the name was taken meanwhile."""
         cdef uint32_t node = ROOT, site, id
         cdef uint32_t name = self.locate(&node, exact(op_name, "name"))
@@ -207,19 +213,19 @@ cdef class Registry:
         site = current_site(self)
         return self.commit(node, name, id, site, NONE)
 
-    def _load(self, str path, Spec spec, suffix, site):
+    def _load(self, str path, Spec spec not None, suffix, site):
         """Register a variable as it was elsewhere: op name and creation site are given."""
         cdef uint32_t node = ROOT
         cdef uint32_t name = self.locate(&node, path)
         if self.table.find(node, name) != NONE:
             raise ValueError(f"variable {path!r} is there already")
-        self.table.reserve()
         id = self.spec_id(spec)
         number = self.site_ids.setdefault(site, len(self.sites))
         if number == len(self.sites):
             self.sites.append(site)
         if suffix:
             self.renamed[self.table.count] = suffix
+        self.table.reserve()
         self.table.add(node, name, id, number)
         self.names.names[name].of_variable = True
 
@@ -230,23 +236,18 @@ cdef class Registry:
         """
         cdef OpNames op_names = self.op_names
         cdef size_t i
-        cdef uint32_t k
-        cdef Slot *slot
-        cdef Runs *runs
+        cdef Slot slot                     # a copy: `join` may start a collection
         counters, families = [], []
         if op_names.counters.slots != NULL:
             for i in range(op_names.counters.mask + 1):
-                slot = &op_names.counters.slots[i]
+                slot = op_names.counters.slots[i]
                 if slot.value != NONE:
                     counters.append((self.join(slot.a, slot.b), slot.value))
         if op_names.places.slots != NULL:
             for i in range(op_names.places.mask + 1):
-                slot = &op_names.places.slots[i]
+                slot = op_names.places.slots[i]
                 if slot.value != NONE:
-                    runs = &op_names.runs[slot.value]
-                    families.append((self.join(slot.a, slot.b), [
-                        (runs.items[k].first, runs.items[k].last, runs.items[k].counter)
-                        for k in range(runs.count)]))
+                    families.append((self.join(slot.a, slot.b), op_names.listed(slot.value)))
         return counters, families
 
     def _load_op_state(self, state):
@@ -310,28 +311,28 @@ cdef class Registry:
         cdef Py_ssize_t row
         cdef uint32_t node = NONE
         cdef str prefix = ""
-        cdef Row *r
         cdef list names = []
         for row in range(start, self.table.count):
-            r = &self.table.rows[row]
-            if r.node != node:
-                node = r.node
+            if self.table.rows[row].node != node:
+                node = self.table.rows[row].node
                 prefix = "" if node == ROOT else self.path(node) + "/"
-            names.append(prefix + self.names.text(r.name))
+            names.append(prefix + self.names.text(self.table.rows[row].name))
         for row, suffix in self.renamed.items():
-            if row >= start:
+            # A collection in `path` may have made more.
+            if start <= row < start + len(names):
                 names[row - start] = suffixed(names[row - start], suffix)
         return names
 
     def _rows_in(self, key, str scope=None):
         """The rows of a collection, those of one scope only where one is given."""
         cdef uint32_t row
-        cdef list chosen = [key in (<Spec>spec).collections for spec in self.specs]
-        cdef list rows = []
+        cdef list rows = [], chosen = []
         cdef uint32_t node = ROOT
         if scope:
             node = self.seek(ROOT, scope)
             leaf = self._row(scope)
+        for spec in self.specs:            # last: a collection may make variables, and specs
+            chosen.append(key in (<Spec>spec).collections)
         for row in range(self.table.count):
             if chosen[self.table.rows[row].spec] and (
                     not scope or row == leaf
@@ -362,6 +363,8 @@ cdef class Registry:
         cdef uint32_t row
         cdef Spec spec
         cdef list uses = [0] * len(self.specs)
+        while len(uses) < len(self.specs):      # the list itself may have started a collection
+            uses.append(0)
         for row in range(self.table.count):
             uses[self.table.rows[row].spec] += 1
         size = nbytes = 0
@@ -658,7 +661,7 @@ cdef inline Creation noted():
 
 def all_or_nothing(function, /, *args, **kwargs):
     """Call a function; what it created in this thread is withdrawn where it raises."""
-    cdef unsigned long thread = PyThread_get_thread_ident()
+    cdef object thread = PyThread_get_thread_ident()    # once: making it may fail
     cdef list outer = journals.get(thread), journal = []
     cdef Creation creation
     journals[thread] = journal

@@ -27,6 +27,7 @@ cdef int mode_of(object reuse) except -1:
 
 
 @cython.final
+@cython.nonecheck(True)                # __new__ alone makes one without a graph
 @cython.freelist(128)
 cdef class VariableScope:
     """A path and the defaults that `get_variable` uses below it.
@@ -178,10 +179,9 @@ cdef VariableScope copied_scope(VariableScope scope, Registry graph):
     cdef VariableScope new = VariableScope.__new__(VariableScope)
     new.graph, new.defaults, new.mode = graph, scope.defaults, scope.mode
     new.reuse_origin = scope.reuse_origin
-    new.node, new.opened_as = scope.node, scope.opened_as
+    new.node, new.opened_as = scope.node, opened_in(graph, scope)
     if graph is not scope.graph:
         new.node = graph.open_path(ROOT, scope.name) if scope.node != ROOT else ROOT
-        new.opened_as = path_ref(graph, scope.graph.name_scope_path(scope.opened_as))
     return new
 
 
@@ -361,11 +361,13 @@ cdef VariableScope enter_scope(ScopeEntry entry):
     cdef Marks marks = marks_of(stack)
     cdef uint32_t length = 0 if marks is None else stack.length
     cdef Sibling sibling
+    cdef uint32_t parent
     cdef object origin = None
     cdef str name = None
     sibling.parent = sibling.name = sibling.suffix = 0
     frame.entry = entry
     prolong(frame, stack)
+    parent = frame.node
     if frame.below is not None:
         origin = frame.below.scope.reuse_origin
     if entry.name_or_scope is None:
@@ -383,27 +385,36 @@ cdef VariableScope enter_scope(ScopeEntry entry):
         frame.mode = entry.mode
         origin = origin_here(frame.graph.path(frame.node))
     if entry.overrides is not None:
-        frame.defaults = frame.defaults.derive(entry.overrides)
-    if entry.named and name:
-        frame.graph.unique(&frame.name_scope, name, True)
-    scope.graph, scope.node, scope.defaults = frame.graph, frame.node, frame.defaults
-    scope.mode, scope.reuse_origin, scope.opened_as = frame.mode, origin, frame.name_scope
-    frame.scope = scope
-    if captured is not None:
-        frame.scope.opened_as = captured.opened_as
-        if captured.graph is not frame.graph:
-            frame.scope.opened_as = path_ref(
-                frame.graph, captured.graph.name_scope_path(captured.opened_as))
+        frame.defaults = frame.defaults.derive(entry.overrides, frame.graph)
     if name and not is_marked(stack, frame.graph, frame.node):
+        # Nobody sees the mark before the new stack is there, which says how far to read.
         marks = own_marks(marks, length)
         marks.append(frame.node, False, captured is not None or "/" in name)
         length = marks.count
         if sibling.suffix:
-            marks.note_suffix(sibling.parent, sibling.name, sibling.suffix + 1)
+            marks.note_suffix(sibling.parent, sibling.name, sibling.suffix + 1,
+                              sibling.parent != parent)
     link(frame, marks, length, not name)
     frame.settle()
+    scope.graph, scope.node, scope.defaults = frame.graph, frame.node, frame.defaults
+    scope.mode, scope.reuse_origin = frame.mode, origin
+    frame.scope = scope
+    if captured is not None:
+        scope.opened_as = opened_in(frame.graph, captured)
+    # Last of all a new op name is taken.
+    if entry.named and name:
+        frame.graph.unique(&frame.name_scope, name, True)
+    if captured is None:
+        scope.opened_as = frame.name_scope
     put_stack(stack, frame, None, 0)
-    return frame.scope
+    return scope
+
+
+cdef NameScopeRef opened_in(Registry graph, VariableScope scope) except *:
+    """The name scope of the first opening, in this graph or another one."""
+    if scope.graph is graph:
+        return scope.opened_as
+    return path_ref(graph, scope.graph.name_scope_path(scope.opened_as))
 
 
 cdef inline int prolong(Frame frame, Stack stack) except -1:
@@ -504,7 +515,7 @@ cdef Marks forget_below(Frame top, Marks marks, uint32_t *length):
                 below_is_child(top) and (marks.last_deep == NONE or marks.last_deep < newest))):
             return marks                   # forgotten before, and nothing marked there since
     marks = own_marks(marks, length[0])
-    marks.append(top.node, True, False)
+    marks.append(top.node, True, not below_is_child(top))
     length[0] = marks.count
     return marks
 
@@ -528,7 +539,7 @@ cdef Marks keep_jumps(Frame top, Marks inner, uint32_t inner_length, Marks marks
 
 cdef int leave_out_of_order(Stack stack, object entry) except -1:
     """Report it, and take the frame out all the same, so that the others close as they should."""
-    cdef Frame top = top_of(stack), frame = top, new
+    cdef Frame top = top_of(stack), frame = top
     cdef list above = []
     while frame is not None and frame.entry is not entry:
         above.append(frame)

@@ -16,6 +16,15 @@ cdef class ComposedGetter:
     def __init__(self, inner, outer):
         self.inner, self.outer = inner, outer
 
+    def __dealloc__(self):
+        # In a loop, as frames are.
+        outer, self.outer = self.outer, None
+        while type(outer) is ComposedGetter and Py_REFCNT(<PyObject *>outer) == 1:
+            further = (<ComposedGetter>outer).outer
+            (<ComposedGetter>outer).outer = None
+            outer = further
+            further = None
+
     def __call__(self, getter, *args, **kwargs):
         return self.inner(BoundGetter(self.outer, getter), *args, **kwargs)
 
@@ -51,27 +60,34 @@ cdef class Defaults:
          new.custom_getter, new.dtype, new.constraint) = values
         return new
 
-    cdef Defaults derive(self, tuple overrides):
+    cdef Defaults derive(self, tuple overrides, Registry graph):
         """These with what is not None in `overrides` in its place.
 
         Equal requests give the identical object: a program that opens `dtype="bfloat16"` in
         every layer derives once, and the requests inside hit their cache.
         """
         cdef Defaults new = self
+        cdef dict derived
         cdef int field
-        if self.derived is None:
-            self.derived = {}
-        key = tuple([id(value) for value in overrides])
-        found = self.derived.get(key)
+        # Those of PLAIN lie in the graph: what they hold may hold it, and must die with it.
+        if self is PLAIN:
+            derived = graph.derived
+        else:
+            if self.derived is None:
+                self.derived = {}
+            derived = self.derived
+        key = (id(overrides[0]), id(overrides[1]), id(overrides[2]), id(overrides[3]),
+               id(overrides[4]), id(overrides[5]), id(overrides[6]))
+        found = derived.get(key)
         if found is not None:
             return found[0]
         for field in range(7):
             value = overrides[field]
             if value is not None:
                 new = new.replaced(field, self.checked(field, value))
-        if len(self.derived) >= 64:
-            self.derived.clear()
-        self.derived[key] = new, overrides          # keeps the objects, and so their ids
+        if len(derived) >= 64:
+            derived.clear()
+        derived[key] = new, overrides          # keeps the objects, and so their ids
         return new
 
     cdef object checked(self, int field, object value):
@@ -114,18 +130,14 @@ cdef class Frame:
     def __dealloc__(self):
         # A chain of a million frames is let go of in a loop: each would otherwise drop the next
         # inside its own deallocation and overflow the C stack.
-        cdef PyObject *below = <PyObject *>self.below
-        cdef Frame frame
-        if self.below is None or Py_REFCNT(below) > 1:
-            return
-        chain = [self.below]
-        self.below = None
-        while chain:
-            frame = chain.pop()
-            # Two: the variable and nothing else but the list that has just let go.
-            if frame.below is not None and Py_REFCNT(<PyObject *>frame) == 1:
-                chain.append(frame.below)
-                frame.below = None
+        # `look` goes first: what it points to is further down the same chain.
+        cdef Frame frame = self.below, below
+        self.below = self.look = None
+        while frame is not None and Py_REFCNT(<PyObject *>frame) == 1:
+            below = frame.below
+            frame.below = frame.look = None
+            frame = below
+            below = None
 
     cdef Frame copied(self, Frame below):
         cdef Frame new = Frame.__new__(Frame)
@@ -155,6 +167,16 @@ cdef class GraphSwitch:
     cdef Frame top, inside             # of the graph put aside; of the new one at its entry
     cdef Marks marks
     cdef uint32_t length
+
+    def __dealloc__(self):
+        # In a loop, as frames are.
+        cdef GraphSwitch switch = self.below, below
+        self.below = None
+        while switch is not None and Py_REFCNT(<PyObject *>switch) == 1:
+            below = switch.below
+            switch.below = None
+            switch = below
+            below = None
 
 
 @cython.final
@@ -293,6 +315,10 @@ cdef inline PyObject *variables_of(PyObject *context) noexcept:
     return (<PyObject **>(<char *>context + variables_offset))[0]
 
 
+cdef inline PyObject *referent(object reference) noexcept:
+    return (<PyWeakReference *><PyObject *>reference).wr_object
+
+
 cdef inline bint in_place(Stack stack) except -1:
     """Whether nobody but this context can see the stack.
 
@@ -304,9 +330,13 @@ cdef inline bint in_place(Stack stack) except -1:
     context = PyThreadState_Get().context
     if stack.context != context or stack.variables != variables_of(context):
         return False                       # inherited, or another variable was set since
-    if Py_REFCNT(stack.variables) != 1 or Py_REFCNT(<PyObject *>stack) != 3:
+    if (Py_REFCNT(stack.variables) != 1 or recent_stack is not stack
+            or Py_REFCNT(<PyObject *>stack) != 3):
         return False
-    return stack.standing == IN_PLACE or try_out(stack)
+    # Another map may have come to lie where the one that was tried out lay.
+    if stack.standing == IN_PLACE and stack.tried is not None:
+        return referent(stack.tried) == stack.variables
+    return try_out(stack)
 
 
 cdef bint try_out(Stack stack) except -1:
@@ -314,6 +344,7 @@ cdef bint try_out(Stack stack) except -1:
     cdef Py_ssize_t before = Py_REFCNT(<PyObject *>stack)
     cdef bint collecting = hold_collector()
     try:
+        stack.tried = PyWeakref_NewRef(<object>stack.variables, NULL)
         context = PyContext_CopyCurrent()
         PyContext_Enter(context)
         try:
@@ -340,8 +371,8 @@ def find_variables():
     context = contextvars.Context()
     context.run(witness.set, None)
     size = type(context).__basicsize__
-    maps = [held_map for held_map in gc.get_referents(context)
-            if type(held_map).__name__ == "hamt"]
+    maps = list(filter(lambda held_map: type(held_map).__name__ == "hamt",
+                       gc.get_referents(context)))
     if len(maps) != 1:
         return False
     offset = sizeof(PyObject)

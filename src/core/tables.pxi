@@ -2,12 +2,16 @@
 
 # === IdMap ======================================================================================
 
+cdef uint64_t SECRET = <uint64_t>PyObject_Hash("varscope")     # seeded, as all hashes of str
+
+
 cdef inline size_t mixed(uint32_t a, uint32_t b) noexcept nogil:
     # Both keys are spread over all 64 bits and folded.  The two lowest bits of b are left out of
     # that and added at the end: four names in a row below one node lie side by side, and a loop
     # over the variables of a scope finds three of four in a cache line that is there already.
+    # The secret differs from process to process: nobody can choose names that meet.
     cdef uint64_t x = (<uint64_t>a * <uint64_t>0x9E3779B97F4A7C15ULL
-                       ^ <uint64_t>(b >> 2) * <uint64_t>0xBF58476D1CE4E5B9ULL)
+                       ^ <uint64_t>(b >> 2) * <uint64_t>0xBF58476D1CE4E5B9ULL ^ SECRET)
     x = (x ^ (x >> 32)) * <uint64_t>0x94D049BB133111EBULL
     return <size_t>(((x ^ (x >> 32)) << 2) + (b & 3))
 
@@ -179,11 +183,13 @@ cdef class NameTable:
     cdef uint32_t intern(self, str component) except NONE:
         """The id of a component that `components` has passed, made when it is new."""
         cdef PyObject *text = <PyObject *>component
-        cdef uint32_t id = self.find(text)
+        cdef uint32_t id = self.find(text), base = NONE
         cdef uint64_t hash
         cdef size_t at
         if id != NONE:
             return id
+        if trailing_number(text):
+            base = self.intern_base(component)
         self.grow()
         hash = <uint64_t>PyObject_Hash(component)
         at = hash & self.mask
@@ -195,24 +201,21 @@ cdef class NameTable:
         self.names[id].hash = <uint32_t>(hash >> 32)
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
         self.names[id].suffix = trailing_number(text)
+        self.names[id].base = base
         self.names[id].numbered = self.names[id].named_op = self.names[id].of_variable = False
-        self.names[id].base = NONE
         self.slots[at] = id
         self.count += 1
-        if self.names[id].suffix:
-            self.note_base(id, component)
         return id
 
-    cdef int note_base(self, uint32_t id, str component) except -1:
-        """Tie `base_N` and `base` together: whoever makes one unique has to know of the other."""
+    cdef uint32_t intern_base(self, str component) except? NONE:
+        """The id of `base` in `base_N`: whoever makes it unique has to know of the other."""
         cdef uint32_t base
         if len(component) > LONGEST_NUMBERED:  # a_1_1_1...: not one name for each of its suffixes
             self.long_numbered = True
-            return 0
+            return NONE
         base = self.intern(component[:component.rindex("_")])
         self.names[base].numbered = True
-        self.names[id].base = base
-        return 0
+        return base
 
     cdef inline str text(self, uint32_t id):
         return <str>self.names[id].text
@@ -413,8 +416,11 @@ cdef class Spec:
 
     cdef tuple key(self):
         # Hooks count by identity: equality of arbitrary objects may be anything, and slow.
+        cdef list keys = []
+        for collection in self.collections:
+            keys.append(collection if PyUnicode_CheckExact(collection) else id(collection))
         return (self.shape, self.dtype, id(self.initializer), id(self.regularizer),
-                self.trainable, self.collections, id(self.caching_device), id(self.constraint),
+                self.trainable, tuple(keys), id(self.caching_device), id(self.constraint),
                 self.validate_shape, self.repeatable)
 
 

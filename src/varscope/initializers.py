@@ -112,10 +112,13 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     return field * shape[-2], field * shape[-1]
 
 
+DEFAULT = glorot_uniform()
+
+
 def default_for(dtype: np.dtype) -> Callable[..., Any] | None:
     """What fills a variable that names no initializer: by its dtype, None where nothing fits."""
     if shapes.is_floating(dtype):
-        return glorot_uniform()
+        return DEFAULT  # one for all, so that variables alike have one spec
     return zeros if shapes.is_integral(dtype) else None
 
 

@@ -39,7 +39,7 @@ def as_dim(dim: Any, shape: Any) -> int:
     if isinstance(dim, (bool, np.bool_)):
         raise InvalidShapeTypeError(f"shape {shape!r} holds the bool {dim!r}; {RULE}", shape)
     try:
-        value = operator.index(dim)
+        value = int(operator.index(dim))  # an int subclass may be anything in a comparison
     except TypeError:
         raise InvalidShapeTypeError(
             f"shape {shape!r} holds {dim!r}, a {type(dim).__name__}; {RULE}", shape

@@ -150,14 +150,17 @@ class Variable(Handle, NDArrayOperatorsMixin):
         return self
 
     def _fill(self) -> Content:
-        values = self._initial_values()
+        return self._keep(self._initial_values())[0]
+
+    def _keep(self, values: np.ndarray) -> tuple[Content, bool]:
+        """Storage with these values; where another thread was quicker, its own, and False."""
         array = self.graph.storage.allocate(values.shape, self.dtype)
         array[...] = values
-        if self._content is None:  # an initializer in another thread may have been quicker
-            if self._spec.size < 0:
-                self._spec = self._spec.resolved(values.shape)
-            self._content = Content(array)
-        return self._content
+        if self._spec.size < 0:
+            self._spec = self._spec.resolved(values.shape)
+        mine = Content(array)
+        kept = self._settle(mine)
+        return kept, kept is mine
 
     def _initial_values(self) -> np.ndarray:
         """The initializer's result, checked."""
@@ -249,14 +252,11 @@ class Variable(Handle, NDArrayOperatorsMixin):
     def _store(self, value: np.ndarray) -> Variable:
         content = self._content
         if content is None:
-            array = self.graph.storage.allocate(value.shape, self.dtype)
-            array[...] = value
-            if self._spec.size < 0:
-                self._spec = self._spec.resolved(value.shape)
-            self._content = Content(array)
-        else:
-            content.array[...] = value
-            content.version += 1
+            content, is_new = self._keep(value)
+            if is_new:
+                return self
+        content.array[...] = value
+        content.version += 1
         return self
 
     # --- as an array
