@@ -173,7 +173,7 @@ cdef class Handle:
         Py_XDECREF(old)
 
     def _settle(self, content):
-        """Make this what was materialised, unless another thread was quicker; the one that counts."""
+        """Make this what was materialised, unless another thread was quicker; what counts now."""
         cdef Row *row
         self.check()
         row = &self.graph.table.rows[self.row]
