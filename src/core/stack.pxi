@@ -298,9 +298,10 @@ cdef int publish(Stack new) except -1:
 # count of the map tells.  A copy that has set another variable since has a map of its own, of
 # which other parts may be shared; but where the stack lies in the root of the map, and setting a
 # variable always makes a new root, that one owns a reference to the stack, which tells as well.
-# That the stack lies in the root is tried out, once for each map (`try_out`).  What all this takes
-# for granted of CPython is tried out at import (`find_variables`); where it does not hold, and on
-# free-threaded builds, where reference counts say less, every change is a new stack.
+# That the stack lies in the root is tried out, once for each map (`try_out`), and a weak reference
+# remembers which: another map may come to lie at the address of one that is gone.  What all this
+# takes for granted of CPython is tried out at import (`find_variables`); where it does not hold,
+# and on free-threaded builds, where reference counts say less, every change is a new stack.
 
 cdef enum:
     UNTRIED = 0
