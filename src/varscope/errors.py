@@ -14,6 +14,13 @@ from typing import Any, Self
 class VarscopeError(Exception):
     """The base of all errors that this library defines."""
 
+    @classmethod
+    def stating(cls, message: str, **facts: Any) -> Self:
+        """The error with its facts as attributes."""
+        error = cls(message)
+        vars(error).update(facts)
+        return error
+
 
 class ArgumentTypeError(VarscopeError, TypeError):
     """An argument of a type that cannot be used."""
@@ -24,9 +31,9 @@ class ArgumentTypeError(VarscopeError, TypeError):
     @classmethod
     def of(cls, what: str, expected: str, value: object) -> Self:
         """`what` was to be `expected`, and `value` came."""
-        error = cls(f"{what} must be {expected}, not {type(value).__name__}: {value!r:.200}")
-        error.value = value
-        return error
+        return cls.stating(
+            f"{what} must be {expected}, not {type(value).__name__}: {value!r:.200}", value=value
+        )
 
     @classmethod
     def no_name(cls) -> Self:
@@ -38,13 +45,12 @@ class ArgumentTypeError(VarscopeError, TypeError):
     @classmethod
     def foreign_graph(cls, value: object, graph: object) -> Self:
         kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
-        error = cls(
+        return cls.stating(
             f"the graph of the value {value!r:.100} is a {kind}, not a varscope graph; attach it "
-            "first: varscope.attach(value.graph)"
+            "first: varscope.attach(value.graph)",
+            value=value,
+            graph=graph,
         )
-        error.value = value
-        error.graph = graph
-        return error
 
 
 class InvalidNameError(VarscopeError, ValueError):
@@ -108,23 +114,21 @@ class ReuseError(VarscopeError, ValueError):
 
     @classmethod
     def unusable(cls, reuse: object) -> Self:
-        error = cls(
+        return cls.stating(
             f"reuse must be None, True or varscope.AUTO_REUSE, not {reuse!r:.100}: reuse cannot "
             "be switched off inside a scope that reuses; write reuse=None to inherit it, or open "
-            "the scope from outside, where reuse is off"
+            "the scope from outside, where reuse is off",
+            reuse=reuse,
         )
-        error.reuse = reuse
-        return error
 
     @classmethod
     def default_name(cls, name: str, reuse: object) -> Self:
-        error = cls(
+        return cls.stating(
             f"reuse={reuse!r} with default_name={name!r} only: a default name is always a new "
-            f"one; to reuse, name the scope: variable_scope({name!r}, reuse={reuse!r})"
+            f"one; to reuse, name the scope: variable_scope({name!r}, reuse={reuse!r})",
+            reuse=reuse,
+            name=name,
         )
-        error.reuse = reuse
-        error.name = name
-        return error
 
 
 class NotCallableError(VarscopeError, ValueError):
@@ -134,12 +138,11 @@ class NotCallableError(VarscopeError, ValueError):
 
     @classmethod
     def custom_getter(cls, value: object) -> Self:
-        error = cls(
+        return cls.stating(
             f"custom_getter {value!r:.100} is not callable; write a function "
-            "custom_getter(getter, name, *args, **kwargs)"
+            "custom_getter(getter, name, *args, **kwargs)",
+            value=value,
         )
-        error.value = value
-        return error
 
 
 class VariableExistsError(VarscopeError, ValueError):
@@ -151,14 +154,13 @@ class VariableExistsError(VarscopeError, ValueError):
     @classmethod
     def of(cls, name: str, site: tuple[str, int, str], scope: str) -> Self:
         file, line, function = site
-        error = cls(
+        return cls.stating(
             f"variable {name} already exists, created at {file}:{line} in {function}; to share "
             f"it, open {f'scope {scope!r}' if scope else 'the root scope'} with reuse=True, or "
-            "with reuse=varscope.AUTO_REUSE to create what is missing"
+            "with reuse=varscope.AUTO_REUSE to create what is missing",
+            name=name,
+            site=site,
         )
-        error.name = name
-        error.site = site
-        return error
 
 
 class VariableMissingError(VarscopeError, ValueError):
@@ -179,11 +181,7 @@ class VariableMissingError(VarscopeError, ValueError):
         origin: tuple[str, tuple[str, int, str]] | None,
         search: Callable[[], list[str]],
     ) -> Self:
-        error = cls(name)
-        error.name = name
-        error.origin = origin
-        error._search = search
-        return error
+        return cls.stating(name, name=name, origin=origin, _search=search)
 
     @cached_property
     def similar(self) -> list[str]:
@@ -222,11 +220,12 @@ class ShapeMismatchError(VarscopeError, ValueError):
 
     @classmethod
     def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
-        error = cls(f"variable {name} has shape {expected}, and {given} was {what}")
-        error.name = name
-        error.expected = expected
-        error.given = given
-        return error
+        return cls.stating(
+            f"variable {name} has shape {expected}, and {given} was {what}",
+            name=name,
+            expected=expected,
+            given=given,
+        )
 
 
 class DTypeMismatchError(VarscopeError, ValueError):
@@ -241,11 +240,12 @@ class DTypeMismatchError(VarscopeError, ValueError):
         mend = f"write dtype={str(expected)!r}"
         if what == "assigned":
             mend = f"convert the values first, as in value.astype({str(expected)!r})"
-        error = cls(f"variable {name} has dtype {expected}, and {given} was {what}; {mend}")
-        error.name = name
-        error.expected = expected
-        error.given = given
-        return error
+        return cls.stating(
+            f"variable {name} has dtype {expected}, and {given} was {what}; {mend}",
+            name=name,
+            expected=expected,
+            given=given,
+        )
 
 
 class InitializerError(VarscopeError, ValueError):
@@ -260,13 +260,12 @@ class GraphMismatchError(VarscopeError, ValueError):
 
     @classmethod
     def of(cls, first: Any, second: Any) -> Self:
-        error = cls(
+        return cls.stating(
             f"values belong to different graphs: {first!r:.100} to {first.graph!r}, and "
-            f"{second!r:.100} to {second.graph!r}; give values of one graph"
+            f"{second!r:.100} to {second.graph!r}; give values of one graph",
+            first=first,
+            second=second,
         )
-        error.first = first
-        error.second = second
-        return error
 
 
 class ScopeOrderError(VarscopeError, RuntimeError):
@@ -277,23 +276,21 @@ class ScopeOrderError(VarscopeError, RuntimeError):
 
     @classmethod
     def still_open(cls, closed: str, innermost: str) -> Self:
-        error = cls(
+        return cls.stating(
             f"{closed} was closed while {innermost}, opened after it, is still open; close "
-            "scopes in the reverse order (a generator that is suspended inside one keeps it open)"
+            "scopes in the reverse order (a generator that is suspended inside one keeps it open)",
+            closed=closed,
+            innermost=innermost,
         )
-        error.closed = closed
-        error.innermost = innermost
-        return error
 
     @classmethod
     def not_open(cls, closed: str, innermost: str) -> Self:
-        error = cls(
+        return cls.stating(
             f"{closed} was closed and is not open in this thread or task, where the innermost "
-            f"is {innermost}; close a scope where it was opened"
+            f"is {innermost}; close a scope where it was opened",
+            closed=closed,
+            innermost=innermost,
         )
-        error.closed = closed
-        error.innermost = innermost
-        return error
 
 
 class OpenScopeError(VarscopeError, RuntimeError):
@@ -314,12 +311,11 @@ class FinalizedGraphError(VarscopeError, RuntimeError):
 
     @classmethod
     def variable(cls, name: str) -> Self:
-        error = cls(
+        return cls.stating(
             f"variable {name} cannot be created: the graph is finalized; create everything "
-            "before graph.finalize()"
+            "before graph.finalize()",
+            name=name,
         )
-        error.name = name
-        return error
 
 
 class WithdrawnError(VarscopeError, RuntimeError):
