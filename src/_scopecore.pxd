@@ -242,6 +242,7 @@ cdef class Registry:
     cdef uint32_t open_path(self, uint32_t node, str path) except NONE
     cdef uint32_t find_row(self, uint32_t node, str name) except? NONE
     cdef bint below(self, uint32_t node, uint32_t ancestor) noexcept
+    cdef list split(self, str path, bint at_root, uint32_t *leaf)
     cdef uint32_t locate(self, uint32_t *node, str path) except NONE
     cdef str path(self, uint32_t node)
     cdef str scope_text(self, uint32_t node, uint32_t index)

@@ -18,50 +18,6 @@ from varscope import errors
 
 cdef extern from *:
     """
-    /* The front doors.  A call with one or two positional arguments, the most frequent ones by
-       far, is answered before twelve are unpacked: unpacking takes longer than the look-up.
-       Everything else goes to the function that Cython made. */
-    typedef PyObject *(*varscope_quick)(PyObject *, PyObject *);
-    typedef struct { varscope_quick quick; PyObject *full; PyMethodDef method; } varscope_door;
-    static varscope_door varscope_doors[2];
-
-    static PyObject *varscope_enter(varscope_door *door, PyObject *const *args,
-                                    Py_ssize_t nargs, PyObject *kwnames) {
-        if ((nargs == 1 || nargs == 2) && kwnames == NULL) {
-            PyObject *found = door->quick(args[0], nargs == 2 ? args[1] : NULL);
-            if (found != NULL || PyErr_Occurred()) return found;
-        }
-        return PyObject_Vectorcall(door->full, args, (size_t)nargs, kwnames);
-    }
-    static PyObject *varscope_door0(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                    PyObject *kwnames) {
-        (void)module;
-        return varscope_enter(&varscope_doors[0], args, nargs, kwnames);
-    }
-    static PyObject *varscope_door1(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
-                                    PyObject *kwnames) {
-        (void)module;
-        return varscope_enter(&varscope_doors[1], args, nargs, kwnames);
-    }
-    static PyObject *varscope_make_door(int which, varscope_quick quick, PyObject *full,
-                                        const char *name, const char *doc, PyObject *module) {
-        varscope_door *door = &varscope_doors[which];
-        door->quick = quick;
-        door->full = Py_NewRef(full);
-        door->method.ml_name = name;
-        door->method.ml_meth = (PyCFunction)(void (*)(void))
-            (which ? varscope_door1 : varscope_door0);
-        door->method.ml_flags = METH_FASTCALL | METH_KEYWORDS;
-        door->method.ml_doc = doc;
-        return PyCFunction_NewEx(&door->method, NULL, module);
-    }
-    """
-    ctypedef PyObject *(*varscope_quick)(PyObject *, PyObject *) except? NULL
-    object varscope_make_door(int which, varscope_quick quick, object full, const char *name,
-                              const char *doc, object module)
-
-cdef extern from *:
-    """
     #ifdef Py_GIL_DISABLED
     #define VARSCOPE_FREE_THREADED 1
     #else

@@ -32,10 +32,12 @@ cdef bint dims_of(object shape, Request *request) noexcept:
     return True
 
 
-cdef inline bint same_dims(const Request *request, Spec spec) noexcept:
-    return request.rank < 0 or (
-        request.rank == spec.rank
-        and memcmp(request.dims, spec.dims, request.rank * sizeof(int64_t)) == 0)
+cdef inline bint agrees(Spec spec, object dtype, const Request *request) noexcept:
+    """Whether a variable is plainly what was asked for; otherwise `creation` looks closer."""
+    return spec.dtype is dtype and (
+        request.rank < 0 or (
+            request.rank == spec.rank
+            and memcmp(request.dims, spec.dims, request.rank * sizeof(int64_t)) == 0))
 
 
 cdef inline void fill_request(Request *request, Defaults defaults, object dtype,
@@ -63,11 +65,10 @@ cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, o
                        and PyUnicode_CheckExact(name) and dims_of(shape, &request))
     if known:
         row = graph.find_row(node, <str>name)
-        if row != NONE and mode and initializer is None:
-            if same_dims(&request, <Spec>graph.specs[graph.table.rows[row].spec]):
-                if (defaults.dtype if dtype is None else dtype) is (
-                        <Spec>graph.specs[graph.table.rows[row].spec]).dtype:
-                    return graph.handle(row)
+        if row != NONE and mode and initializer is None and agrees(
+                <Spec>graph.specs[graph.table.rows[row].spec],
+                defaults.dtype if dtype is None else dtype, &request):
+            return graph.handle(row)
         fill_request(&request, defaults, dtype, initializer, regularizer, trainable, collections,
                      caching_device, validate_shape, constraint)
         spec = graph.requests.find(&request)
@@ -176,19 +177,60 @@ def get_variable(name, shape=None, dtype=None, initializer=None, regularizer=Non
 def register(*, handle, create_or_share_with, dtype_from, default_dtype, attached):
     """Tell the core what only the layers above can know; called once, at import."""
     global handle_type, create_or_share, as_dtype, float32, attached_graph
-    if handle is not None:
-        handle_type = handle
-        varscope_keep_store(<PyTypeObject *>handle, <PyTypeObject *>Handle, let_go)
-    if create_or_share_with is not None:
-        create_or_share = create_or_share_with
-    if dtype_from is not None:
-        as_dtype, float32 = dtype_from, default_dtype
-        PLAIN.dtype = default_dtype
-    if attached is not None:
-        attached_graph = attached
+    handle_type = handle
+    varscope_keep_store(<PyTypeObject *>handle, <PyTypeObject *>Handle, let_go)
+    create_or_share = create_or_share_with
+    as_dtype, float32 = dtype_from, default_dtype
+    PLAIN.dtype = default_dtype
+    attached_graph = attached
 
 
 # === The front doors ============================================================================
+
+cdef extern from *:
+    """
+    /* The front doors.  A call with one or two positional arguments, the most frequent ones by
+       far, is answered before twelve are unpacked: unpacking takes longer than the look-up.
+       Everything else goes to the function that Cython made. */
+    typedef PyObject *(*varscope_quick)(PyObject *, PyObject *);
+    typedef struct { varscope_quick quick; PyObject *full; PyMethodDef method; } varscope_door;
+    static varscope_door varscope_doors[2];
+
+    static PyObject *varscope_enter(varscope_door *door, PyObject *const *args,
+                                    Py_ssize_t nargs, PyObject *kwnames) {
+        if ((nargs == 1 || nargs == 2) && kwnames == NULL) {
+            PyObject *found = door->quick(args[0], nargs == 2 ? args[1] : NULL);
+            if (found != NULL || PyErr_Occurred()) return found;
+        }
+        return PyObject_Vectorcall(door->full, args, (size_t)nargs, kwnames);
+    }
+    static PyObject *varscope_door0(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames) {
+        (void)module;
+        return varscope_enter(&varscope_doors[0], args, nargs, kwnames);
+    }
+    static PyObject *varscope_door1(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                                    PyObject *kwnames) {
+        (void)module;
+        return varscope_enter(&varscope_doors[1], args, nargs, kwnames);
+    }
+    static PyObject *varscope_make_door(int which, varscope_quick quick, PyObject *full,
+                                        const char *name, const char *doc, PyObject *module) {
+        varscope_door *door = &varscope_doors[which];
+        door->quick = quick;
+        door->full = Py_NewRef(full);
+        door->method.ml_name = name;
+        door->method.ml_meth = (PyCFunction)(void (*)(void))
+            (which ? varscope_door1 : varscope_door0);
+        door->method.ml_flags = METH_FASTCALL | METH_KEYWORDS;
+        door->method.ml_doc = doc;
+        return PyCFunction_NewEx(&door->method, NULL, module);
+    }
+    """
+    ctypedef PyObject *(*varscope_quick)(PyObject *, PyObject *) except? NULL
+    object varscope_make_door(int which, varscope_quick quick, object full, const char *name,
+                              const char *doc, object module)
+
 
 cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
     """`get_variable(name)` or `get_variable(name, shape)` as a new reference.
@@ -218,7 +260,8 @@ cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
         return quick_create(<Frame>frame, id, &request)
     row = &(<Frame>frame).graph.table.rows[number]
     if (<Frame>frame).mode == 0 or not agrees(
-            <Spec>(<Frame>frame).graph.specs[row.spec], (<Frame>frame).defaults, &request):
+            <Spec>(<Frame>frame).graph.specs[row.spec], (<Frame>frame).defaults.dtype,
+            &request):
         return NULL
     handle = row.handle
     if handle != NULL and Py_REFCNT(handle) > 0:
@@ -227,10 +270,6 @@ cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
     made = (<Frame>frame).graph.handle(number)
     Py_INCREF(made)
     return <PyObject *>made
-
-
-cdef inline bint agrees(Spec spec, Defaults defaults, const Request *request) noexcept:
-    return spec.dtype is defaults.dtype and same_dims(request, spec)
 
 
 cdef PyObject *quick_create(Frame frame, uint32_t name, Request *request) except? NULL:

@@ -44,19 +44,28 @@ cdef class Registry:
         return self.tree.child(node, name)
 
     @cython.final
+    cdef list split(self, str path, bint at_root, uint32_t *leaf):
+        """Check a path, and make its last component; returns those before it, None for none."""
+        cdef list parts
+        leaf[0] = self.names.find(<PyObject *>path)
+        if leaf[0] != NONE and (not at_root or self.names.names[leaf[0]].starts_path):
+            return None
+        if is_component(path, at_root):
+            leaf[0] = self.names.intern(path)
+            return None
+        parts = components(path, at_root)
+        leaf[0] = self.names.intern(parts.pop())
+        return parts
+
+    @cython.final
     cdef uint32_t locate(self, uint32_t *node, str path) except NONE:
         """The id of a path's last component; `node` moves to what it lies below.  Makes both."""
-        cdef uint32_t name = self.names.find(<PyObject *>path)
-        cdef list parts
-        if name != NONE and (node[0] != ROOT or self.names.names[name].starts_path):
-            return name
-        if is_component(path, node[0] == ROOT):
-            return self.names.intern(path)
-        parts = components(path, node[0] == ROOT)
-        leaf = parts.pop()
-        for part in parts:
-            node[0] = self.tree.child(node[0], self.names.intern(part))
-        return self.names.intern(leaf)
+        cdef uint32_t name
+        cdef list above = self.split(path, node[0] == ROOT, &name)
+        if above is not None:
+            for part in above:
+                node[0] = self.tree.child(node[0], self.names.intern(part))
+        return name
 
     @cython.final
     cdef str path(self, uint32_t node):
@@ -301,26 +310,21 @@ cdef class Registry:
         cdef uint32_t row = self.find_row(ROOT, exact(op_name, "name"))
         return -1 if row == NONE else row
 
-    def _spec(self, Py_ssize_t row):
-        if not 0 <= row < self.table.count:
-            raise IndexError(row)
-        return self.specs[self.table.rows[row].spec]
-
-    def _op_names(self, Py_ssize_t start=0):
-        """All full names from a row on, as a list; a scope's text is made once a run of rows."""
+    def _op_names(self):
+        """All op names, as a list; a scope's text is made once a run of rows."""
         cdef Py_ssize_t row
         cdef uint32_t node = NONE
         cdef str prefix = ""
         cdef list names = []
-        for row in range(start, self.table.count):
+        for row in range(self.table.count):
             if self.table.rows[row].node != node:
                 node = self.table.rows[row].node
                 prefix = "" if node == ROOT else self.path(node) + "/"
             names.append(prefix + self.names.text(self.table.rows[row].name))
         for row, suffix in self.renamed.items():
             # A collection in `path` may have made more.
-            if start <= row < start + len(names):
-                names[row - start] = suffixed(names[row - start], suffix)
+            if row < len(names):
+                names[row] = suffixed(names[row], suffix)
         return names
 
     def _rows_in(self, key, str scope=None):
@@ -446,21 +450,14 @@ cdef class Registry:
     @cython.final
     cdef int locate_op(self, NameScopeRef *scope, str path) except -1:
         """Turn a name scope into what lies below it at a path: `base` is the last component."""
-        cdef uint32_t id
-        cdef bint at_root
+        cdef uint32_t name
+        cdef list above
         self.settle(scope)
-        at_root = scope.node == ROOT
-        id = self.names.find(<PyObject *>path)
-        if id == NONE or (at_root and not self.names.names[id].starts_path):
-            if is_component(path, at_root):
-                id = self.names.intern(path)
-            else:
-                parts = components(path, at_root)
-                leaf = parts.pop()
-                for part in parts:
-                    self.step(scope, self.names.intern(part))
-                id = self.names.intern(leaf)
-        scope.base, scope.suffix = id, 0
+        above = self.split(path, scope.node == ROOT, &name)
+        if above is not None:
+            for part in above:
+                self.step(scope, self.names.intern(part))
+        scope.base, scope.suffix = name, 0
         return 0
 
     @cython.final

@@ -305,7 +305,7 @@ cdef class ScopeEntry:
     """The context manager that `variable_scope` returns; can be entered again, also while open."""
     cdef object name_or_scope          # exact str or VariableScope; None: default_name
     cdef str default_name
-    cdef tuple overrides               # in the order of FIELDS; None where nothing was passed
+    cdef tuple overrides               # in the order of Defaults; None where nothing was passed
     cdef int mode                      # what was passed as reuse
     cdef bint named                    # opens a name scope
     cdef bint plain                    # nothing but a name was given
@@ -313,8 +313,8 @@ cdef class ScopeEntry:
 
     def __enter__(self):
         cdef bint collecting
-        if self.plain and graph_of(current_stack()).names.find(
-                <PyObject *>self.name_or_scope) != NONE:
+        if self.plain and (not collects_anywhere or graph_of(current_stack()).names.find(
+                <PyObject *>self.name_or_scope) != NONE):
             return enter_scope(self)       # makes nothing that could start a collection
         if self.switch is not None:
             self.switch.__enter__()

@@ -2,8 +2,6 @@
 
 # === Defaults ===================================================================================
 
-cdef tuple FIELDS = ("initializer", "regularizer", "caching_device", "partitioner",
-                     "custom_getter", "dtype", "constraint")
 cdef object float32 = None                  # numpy.dtype("float32"), set by register
 cdef object as_dtype = None                 # shapes.as_dtype, likewise
 

@@ -7,7 +7,6 @@ The core calls `create_or_share` when it has not seen the like before, or when a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -197,6 +196,8 @@ def missing(request: VariableRequest) -> VariableMissingError:
     graph, name, origin = request.graph, request.name, request.origin
 
     def similar() -> list[str]:
+        import difflib  # only a message needs it, and importing varscope should be quick
+
         scope, _, leaf = name.rpartition("/")
         candidates = graph._leaves_like(scope, leaf, 2000)
         return difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 
 import numpy as np
 
 
 def draw_seed() -> int:
     """A seed of 64 bits from the system."""
-    return secrets.randbits(64)
+    return int.from_bytes(os.urandom(8), "little")
 
 
 def path_key(seed: int, path: str, initializer_seed: int | None = None) -> int:
