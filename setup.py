@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -12,6 +13,10 @@ from setuptools import Extension, setup
 strict = ["-Wall", "-Wextra", "-Werror"]
 strict += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
+# Random values are the same wherever they are computed: no multiplication and addition may become
+# one instruction that rounds once, see kernels.h.
+exact = [] if sys.platform == "win32" else ["-ffp-contract=off"]
+
 # Cython looks for the declarations of varscope._scopecore in a folder "varscope".  They stand
 # beside their .pyx, outside the package, so that no wheel carries them: show it a copy.
 declarations = Path("build/declarations/varscope")
@@ -21,8 +26,9 @@ shutil.copy("src/_scopecore.pxd", declarations)
 core = Extension(
     "varscope._scopecore",
     ["src/_scopecore.pyx"],
-    depends=["src/_scopecore.pxd", *map(str, Path("src/core").glob("*.pxi"))],
-    extra_compile_args=strict if os.environ.get("VARSCOPE_WERROR") == "1" else [],
+    depends=["src/_scopecore.pxd", *map(str, Path("src/core").glob("*.[ph]*"))],
+    include_dirs=["src/core"],
+    extra_compile_args=exact + (strict if os.environ.get("VARSCOPE_WERROR") == "1" else []),
 )
 core.cython_include_dirs = [str(declarations.parent)]
 

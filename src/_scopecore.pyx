@@ -3,7 +3,9 @@
 """Names, scopes and the variable table of varscope.  The design is in _scopecore.pxd."""
 
 cimport cython
-from cpython.buffer cimport PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_Hash, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
@@ -73,6 +75,7 @@ cdef extern from "Python.h":
 
 
 # In the order of the pxd: each part uses those before it.
+include "core/fills.pxi"
 include "core/tables.pxi"
 include "core/marks.pxi"
 include "core/opnames.pxi"

@@ -304,6 +304,19 @@ def restored_scope(
 ) -> VariableScope: ...
 def find_variables() -> bool: ...
 
+# A law is what `randomness.law` returns, a key has 128 bits, an `out` is a writable buffer.
+def fill(
+    out: npt.NDArray[Any],
+    law: tuple[int, int, int, float, float, float, float, int, int, bytes],
+    key: int,
+    first: int,
+    strides: tuple[int, ...],
+) -> None: ...
+def words(key: int, start: int, out: npt.NDArray[Any]) -> None: ...
+def words_behind(key: int, counter: int, out: npt.NDArray[Any]) -> None: ...
+def path_keys(messages: list[bytes]) -> list[int]: ...
+
+
 @final
 class Defaults:
     @property

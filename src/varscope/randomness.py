@@ -1,11 +1,24 @@
-"""Random values as a function of (graph seed, variable path, element index), and nothing else."""
+"""Random values as a function of (graph seed, variable path, element index), and nothing else.
+
+A variable has a key, a key has a stream of words, and element i of the variable is computed from
+a fixed place in that stream.  So any part of a variable can be computed alone, in any order.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import math
+import operator
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from varscope import _scopecore, shapes
+from varscope.errors import InitializerError
 
 
 def draw_seed() -> int:
@@ -13,32 +26,273 @@ def draw_seed() -> int:
     return int.from_bytes(os.urandom(8), "little")
 
 
+def path_message(seed: int, path: str, initializer_seed: int | None = None) -> bytes:
+    """What a key is the digest of: the seeds and the path's components, each behind its length.
+
+    So `1/11` and `11/1` differ.
+    """
+    texts = (
+        str(seed),
+        "" if initializer_seed is None else str(initializer_seed),
+        *path.split("/"),
+    )
+    message = bytearray()
+    for text in texts:
+        data = text.encode()
+        message += len(data).to_bytes(8, "little") + data
+    return bytes(message)
+
+
 def path_key(seed: int, path: str, initializer_seed: int | None = None) -> int:
     """The 128-bit key of a variable's random values.
 
-    BLAKE2b over the seeds and the path's components, each behind its length, so that `1/11` and
-    `11/1` differ; 32-bit keys would meet at half a million names.
+    BLAKE2b (RFC 7693) of `path_message`; 32-bit keys would meet at half a million names.
 
     >>> path_key(1, "1/11") == path_key(1, "11/1")
     False
     """
-    digest = hashlib.blake2b(digest_size=16, person=b"varscope")
-    for text in (
-        str(seed),
-        "" if initializer_seed is None else str(initializer_seed),
-        *path.split("/"),
-    ):
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+    message = path_message(seed, path, initializer_seed)
+    digest = hashlib.blake2b(message, digest_size=16, person=b"varscope")
     return int.from_bytes(digest.digest(), "little")
 
 
-def uniform(key: int, size: int) -> np.ndarray:
-    """`size` float64 numbers in [0, 1): element i is the upper 53 bits of Philox's word i.
+def words(key: int, start: int, count: int) -> np.ndarray:
+    """The words number start to start + count - 1 of a key, as uint64.
 
     The generator is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-    2011), and each element takes one word.
+    2011): Philox4x64-10, and the words are those of NumPy.
+
+    >>> import numpy as np
+    >>> np.array_equal(words(7, 0, 9), np.random.Philox(key=7).random_raw(9))
+    True
     """
-    words = np.random.Philox(key=key).random_raw(size)
-    return (words >> np.uint64(11)) * 2.0**-53
+    out = np.empty(count, np.uint64)
+    _scopecore.words(key, start, out)
+    return out
+
+
+# --- distributions
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every element the same."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """All between low and high, low included and high excluded, alike."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Normal:
+    """The normal distribution."""
+
+    mean: float
+    stddev: float
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """The normal distribution under the condition of being within two stddev of the mean."""
+
+    mean: float
+    stddev: float
+
+
+Distribution = Constant | Uniform | Normal | TruncatedNormal
+Law = tuple[int, int, int, float, float, float, float, int, int, bytes]
+
+# As in kernels.h.
+CONSTANT, UNIFORM, NORMAL, TRUNCATED, INTEGERS = range(5)
+FLOATS = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+INTEGER = 4
+
+
+def law(distribution: Distribution, dtype: np.dtype) -> Law | None:
+    """What compiled code is told of a distribution; None where it cannot and `fill` must do it.
+
+    (kind, type, itemsize, a, b, bottom, top, low, range, pattern): the fields of varscope_law in
+    kernels.h.
+    """
+    if isinstance(distribution, Constant):
+        return constant_law(distribution, dtype)
+    if not shapes.is_floating(dtype):
+        return integer_law(distribution, dtype)
+    if dtype.name not in FLOATS or not dtype.isnative:
+        return None
+    return float_law(distribution, dtype, FLOATS[dtype.name])
+
+
+def constant_law(distribution: Constant, dtype: np.dtype) -> Law | None:
+    pattern = np.full((), distribution.value, dtype).tobytes()
+    if len(pattern) > 16:
+        return None
+    return CONSTANT, INTEGER, dtype.itemsize, 0.0, 0.0, 0.0, 0.0, 0, 0, pattern
+
+
+def float_law(distribution: Distribution, dtype: np.dtype, type_: int) -> Law:
+    """The law of a real distribution computed as `type_`, for values that end up as `dtype`."""
+    if isinstance(distribution, Uniform):
+        low, high = float(distribution.low), float(distribution.high)
+        if not (low <= high and math.isfinite(high - low)):
+            raise InitializerError.stating(
+                f"uniform from {low} to {high}: low must not be above high, and high - low finite",
+                low=low,
+                high=high,
+            )
+        bottom, top = bounds(low, high, dtype)
+        return UNIFORM, type_, ITEMSIZES[type_], low, high - low, bottom, top, 0, 0, b""
+    assert isinstance(distribution, (Normal, TruncatedNormal))
+    mean, stddev = float(distribution.mean), float(distribution.stddev)
+    if isinstance(distribution, Normal):
+        bottom, top = -math.inf, math.inf
+        return NORMAL, type_, ITEMSIZES[type_], mean, stddev, bottom, top, 0, 0, b""
+    low, high = mean - 2 * stddev, mean + 2 * stddev
+    bottom, top = at_least(low, dtype), -at_least(-high, dtype)
+    return TRUNCATED, type_, ITEMSIZES[type_], mean, stddev, bottom, top, 0, 0, b""
+
+
+ITEMSIZES = (2, 2, 4, 8)
+
+
+def bounds(low: float, high: float, dtype: np.dtype) -> tuple[float, float]:
+    """The smallest and the largest value of a dtype that are at least low and below high.
+
+    Where there is none, both are the one next to low.
+    """
+    bottom, top = at_least(low, dtype), below(high, dtype)
+    return (bottom, top) if bottom <= top else (at_least(low, dtype),) * 2
+
+
+def at_least(low: float, dtype: np.dtype) -> float:
+    """The smallest finite value of a dtype that is not below low, or else the largest."""
+    least, most = finite_range(dtype)
+    value = dtype.type(min(max(low, least), most))
+    if float(value) < low:
+        value = np.nextafter(value, dtype.type(most))
+    return float(value)
+
+
+def below(high: float, dtype: np.dtype) -> float:
+    """The largest finite value of a dtype below high, or else the smallest."""
+    least, most = finite_range(dtype)
+    value = dtype.type(min(max(high, least), most))
+    if float(value) >= high:
+        value = np.nextafter(value, dtype.type(least))
+    return float(value)
+
+
+def finite_range(dtype: np.dtype) -> tuple[float, float]:
+    module = dtype.type.__module__
+    source: Any = importlib.import_module("ml_dtypes") if module.startswith("ml_dtypes") else np
+    return float(source.finfo(dtype).min), float(source.finfo(dtype).max)
+
+
+def integer_law(distribution: Distribution, dtype: np.dtype) -> Law:
+    if not isinstance(distribution, Uniform) or dtype.kind not in "iu":
+        raise no_such(distribution, dtype)
+    info = np.iinfo(dtype)
+    try:
+        low, high = operator.index(distribution.low), operator.index(distribution.high)  # type: ignore[arg-type]
+    except TypeError:
+        raise no_such(distribution, dtype) from None
+    if not info.min <= low < high <= info.max + 1:
+        raise InitializerError.stating(
+            f"uniform from {low} to {high} in {dtype}: low must be below high, and both from "
+            f"{info.min} to {info.max + 1}",
+            low=low,
+            high=high,
+        )
+    signed = low if low < 2**63 else low - 2**64
+    numbers = (high - low) % 2**64  # 0 for all that 64 bits can hold
+    return INTEGERS, INTEGER, dtype.itemsize, 0.0, 0.0, 0.0, 0.0, signed, numbers, b""
+
+
+def no_such(distribution: Distribution, dtype: np.dtype) -> InitializerError:
+    return InitializerError.stating(
+        f"{distribution} has no values of {dtype}; dtypes that work: float16, bfloat16, float32, "
+        "float64 and other real floats, and for a uniform distribution between integers int8 to "
+        "int64 and uint8 to uint64",
+        distribution=distribution,
+        dtype=dtype,
+    )
+
+
+# --- filling
+
+
+def fill(
+    out: np.ndarray,
+    distribution: Distribution,
+    key: int,
+    first: int = 0,
+    strides: Sequence[int] | None = None,
+) -> None:
+    """Fill an array with elements of a variable: those from `first` on, or any region.
+
+    The element at multi-index i becomes number `first + sum(i * strides)` of the whole variable
+    in C order; without strides, those of a C-contiguous array of the shape of `out`.  The array
+    may have any strides of its own.
+
+    >>> import numpy as np
+    >>> whole, corner = np.empty((4, 6), "float32"), np.empty((2, 3), "float32")
+    >>> fill(whole, Normal(0.0, 1.0), key=7)
+    >>> fill(corner, Normal(0.0, 1.0), key=7, first=2 * 6 + 3, strides=(6, 1))
+    >>> np.array_equal(corner, whole[2:, 3:])
+    True
+    """
+    if isinstance(distribution, Constant):
+        out[...] = np.full((), distribution.value, out.dtype)
+        return
+    steps = c_strides(out.shape) if strides is None else tuple(strides)
+    check_region(out, first, steps)
+    facts = law(distribution, out.dtype)
+    if facts is not None:
+        # The buffer protocol knows no bfloat16: bits are bits.
+        _scopecore.fill(out.view(f"u{out.dtype.itemsize}"), facts, key, first, steps)
+        return
+    wide = np.empty(out.shape, np.float64 if out.dtype.itemsize > 4 else np.float32)
+    facts = float_law(distribution, out.dtype, FLOATS[wide.dtype.name])
+    _scopecore.fill(wide, facts, key, first, steps)
+    out[...] = wide.astype(out.dtype)
+
+
+def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How far apart neighbours are in a C-contiguous array, in elements.
+
+    >>> c_strides((2, 3, 4))
+    (12, 4, 1)
+    """
+    strides, step = [], 1
+    for dim in reversed(shape):
+        strides.append(step)
+        step *= dim
+    return tuple(reversed(strides))
+
+
+def check_region(out: np.ndarray, first: int, strides: tuple[int, ...]) -> None:
+    if len(strides) != out.ndim:
+        raise ValueError(f"{len(strides)} strides for an array of shape {out.shape}")
+    if out.size == 0:
+        return
+    ends = [(dim - 1) * step for dim, step in zip(out.shape, strides, strict=True)]
+    lowest = first + sum(end for end in ends if end < 0)
+    highest = first + sum(end for end in ends if end > 0)
+    if lowest < 0 or highest >= 2**63:
+        raise ValueError(
+            f"elements {lowest} to {highest} were asked for; a variable has those from 0 to "
+            "2**63 - 1"
+        )
+
+
+def uniform(key: int, size: int) -> np.ndarray:
+    """`size` float64 numbers in [0, 1)."""
+    numbers = np.empty(size)
+    fill(numbers, Uniform(0.0, 1.0), key)
+    return numbers

@@ -1,0 +1,139 @@
+# Random values into memory: the kernels of kernels.h, for any array.
+
+# === Random values ==============================================================================
+
+cdef extern from "kernels.h" nogil:
+    ctypedef struct Law "varscope_law":
+        int kind
+        int type
+        unsigned itemsize
+        double a
+        double b
+        double bottom
+        double top
+        int64_t low
+        uint64_t range
+        unsigned char pattern[16]
+    ctypedef struct Axis "varscope_axis":
+        int64_t count
+        int64_t apart
+        int64_t step
+    enum: VARSCOPE_MAX_AXES
+    void varscope_fill_run(const Law *law, const uint64_t *key, uint64_t first, uint64_t count,
+                           void *out) noexcept
+    void varscope_fill_region(const Law *law, const uint64_t *key, uint64_t first, int rank,
+                              Axis *axes, void *out) noexcept
+    void varscope_words_from(const uint64_t *key, const uint64_t *counter, uint64_t blocks,
+                             uint64_t *out) noexcept
+    void varscope_words(const uint64_t *key, uint64_t start, uint64_t count,
+                        uint64_t *out) noexcept
+    void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
+                            size_t n, uint64_t (*keys)[2]) noexcept
+
+
+cdef int read_law(tuple facts, Law *law) except -1:
+    """What `randomness.law` returned, for C."""
+    cdef bytes pattern
+    (law.kind, law.type, law.itemsize, law.a, law.b, law.bottom, law.top, law.low, law.range,
+     pattern) = facts
+    if len(pattern) > 16:
+        raise ValueError(f"a pattern of {len(pattern)} bytes: 16 at most")
+    memset(law.pattern, 0, 16)
+    memcpy(law.pattern, <const unsigned char *>pattern, len(pattern))
+    return 0
+
+
+cdef int read_key(key, uint64_t *words) except -1:
+    """A key of 128 bits as two words, the lower one first."""
+    words[0] = key & 0xFFFFFFFFFFFFFFFF
+    words[1] = key >> 64
+    return 0
+
+
+def fill(out, tuple law not None, key, uint64_t first, tuple strides not None):
+    """Fill a buffer: the element at multi-index i is number first + sum(i * strides) of the stream.
+
+    `law` is what `randomness.law` returns; items of the buffer have its size.  The caller has
+    seen to it that no number is below 0 or above 2**63 - 1.
+    """
+    cdef Law facts
+    cdef uint64_t words[2]
+    cdef Axis axes[VARSCOPE_MAX_AXES]
+    cdef Py_buffer view
+    cdef int i
+    read_law(law, &facts)
+    read_key(key, words)
+    PyObject_GetBuffer(out, &view, PyBUF_STRIDES | PyBUF_WRITABLE)
+    try:
+        if view.itemsize != facts.itemsize or view.ndim != len(strides) or view.ndim > 64:
+            raise ValueError("the buffer does not fit the law or the strides")
+        for i in range(view.ndim):
+            axes[i].count = view.shape[i]
+            axes[i].apart = view.strides[i]
+            axes[i].step = strides[i]
+        with nogil:
+            varscope_fill_region(&facts, words, first, view.ndim, axes, view.buf)
+    finally:
+        PyBuffer_Release(&view)
+
+
+def words(key, uint64_t start, out):
+    """Fill a contiguous buffer of uint64 with the words from number `start` on."""
+    cdef uint64_t two[2]
+    cdef Py_buffer view
+    read_key(key, two)
+    PyObject_GetBuffer(out, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    try:
+        with nogil:
+            varscope_words(two, start, <uint64_t>view.len // 8, <uint64_t *>view.buf)
+    finally:
+        PyBuffer_Release(&view)
+
+
+def words_behind(key, counter, out):
+    """The same behind any counter of 256 bits, for the tests: whole blocks of four words."""
+    cdef uint64_t two[2]
+    cdef uint64_t four[4]
+    cdef Py_buffer view
+    cdef int i
+    read_key(key, two)
+    for i in range(4):
+        four[i] = counter >> 64 * i & 0xFFFFFFFFFFFFFFFF
+    PyObject_GetBuffer(out, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    try:
+        with nogil:
+            varscope_words_from(two, four, <uint64_t>view.len // 32, <uint64_t *>view.buf)
+    finally:
+        PyBuffer_Release(&view)
+
+
+def path_keys(list messages not None):
+    """The keys of many messages, as `randomness.path_key` makes one of each."""
+    cdef Py_ssize_t i, count = len(messages)
+    # Borrowed: the bytes objects are held by a tuple of this call.
+    cdef tuple held = tuple(messages)
+    cdef bytes message
+    cdef const unsigned char **starts = NULL
+    cdef size_t *lengths = NULL
+    cdef uint64_t (*keys)[2]
+    keys = NULL
+    try:
+        starts = <const unsigned char **>PyMem_Calloc(count, sizeof(void *))
+        lengths = <size_t *>PyMem_Calloc(count, sizeof(size_t))
+        keys = <uint64_t (*)[2]>PyMem_Calloc(count, 16)
+        if starts == NULL or lengths == NULL or keys == NULL:
+            raise MemoryError()
+        for i in range(count):
+            message = held[i]
+            starts[i] = <const unsigned char *>message
+            lengths[i] = len(message)
+        with nogil:
+            varscope_path_keys(starts, lengths, count, keys)
+        answer = []
+        for i in range(count):
+            answer.append(<object>keys[i][1] << 64 | keys[i][0])
+        return answer
+    finally:
+        PyMem_Free(starts)
+        PyMem_Free(lengths)
+        PyMem_Free(keys)
