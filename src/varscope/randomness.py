@@ -56,6 +56,11 @@ def path_key(seed: int, path: str, initializer_seed: int | None = None) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
+def loose_key(seed: int | None) -> int:
+    """The key of values that belong to no variable: new ones where there is no seed."""
+    return path_key(draw_seed() if seed is None else seed, "")
+
+
 def words(key: int, start: int, count: int) -> np.ndarray:
     """The words number start to start + count - 1 of a key, as uint64.
 
@@ -250,7 +255,7 @@ def fill(
     if isinstance(distribution, Constant):
         out[...] = np.full((), distribution.value, out.dtype)
         return
-    steps = c_strides(out.shape) if strides is None else tuple(strides)
+    steps = shapes.c_strides(out.shape) if strides is None else tuple(strides)
     check_region(out, first, steps)
     facts = law(distribution, out.dtype)
     if facts is not None:
@@ -261,19 +266,6 @@ def fill(
     facts = float_law(distribution, out.dtype, FLOATS[wide.dtype.name])
     _scopecore.fill(wide, facts, key, first, steps)
     out[...] = wide.astype(out.dtype)
-
-
-def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """How far apart neighbours are in a C-contiguous array, in elements.
-
-    >>> c_strides((2, 3, 4))
-    (12, 4, 1)
-    """
-    strides, step = [], 1
-    for dim in reversed(shape):
-        strides.append(step)
-        step *= dim
-    return tuple(reversed(strides))
 
 
 def check_region(out: np.ndarray, first: int, strides: tuple[int, ...]) -> None:
@@ -289,10 +281,3 @@ def check_region(out: np.ndarray, first: int, strides: tuple[int, ...]) -> None:
             f"elements {lowest} to {highest} were asked for; a variable has those from 0 to "
             "2**63 - 1"
         )
-
-
-def uniform(key: int, size: int) -> np.ndarray:
-    """`size` float64 numbers in [0, 1)."""
-    numbers = np.empty(size)
-    fill(numbers, Uniform(0.0, 1.0), key)
-    return numbers

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import operator
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -80,6 +82,104 @@ def is_compatible(asked: Shape | None, actual: Shape | None) -> bool:
     return len(asked) == len(actual) and all(
         a is None or b is None or a == b for a, b in zip(asked, actual, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some elements of a variable: from `offset` on, every `step`-th, `shape` of them an axis.
+
+    Of a variable whose shape is not known there is only the whole, of that shape.
+    """
+
+    full_shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    step: tuple[int, ...]
+
+    @classmethod
+    def of_whole(cls, shape: Shape | None) -> Self:
+        """All elements of a variable of this shape."""
+        rank = len(shape or ())
+        return cls(shape, (0,) * rank, shape, (1,) * rank)  # type: ignore[arg-type]
+
+    @classmethod
+    def within(
+        cls, full_shape: tuple[int, ...], offset: tuple[int, ...], shape: tuple[int, ...]
+    ) -> Self:
+        """A block that begins at an offset."""
+        return cls(full_shape, offset, shape, (1,) * len(offset))
+
+    def __getitem__(self, index: Any) -> tuple[Part, tuple[Any, ...]]:
+        """The part of this part that a basic index selects, and the index of its dropped axes.
+
+        >>> part, drop = Part.of_whole((4, 6))[1, ::-2]
+        >>> part.offset, part.shape, part.step, drop
+        ((1, 5), (1, 3), (1, -2), (0, slice(None, None, None)))
+        """
+        items = list(index) if isinstance(index, tuple) else [index]
+        dots = [place for place, item in enumerate(items) if item is Ellipsis] or [len(items)]
+        missing = len(self.shape) - sum(item is not Ellipsis for item in items)
+        items[dots[0] : dots[0] + 1] = [slice(None)] * missing
+        if len(items) != len(self.shape):
+            raise IndexError(f"index {index!r:.100} is not one of shape {self.shape}")
+        ranges: list[range] = []
+        drop: list[Any] = []
+        for item, size in zip(items, self.shape, strict=True):
+            if isinstance(item, slice):
+                ranges.append(range(size)[item])
+                drop.append(slice(None))
+            else:
+                try:
+                    place = range(size)[item]
+                except TypeError:
+                    raise IndexError(
+                        f"index {index!r:.100} holds {item!r:.100}; write ints, slices and ..."
+                    ) from None
+                ranges.append(range(place, place + 1))
+                drop.append(0)
+        part = Part(
+            self.full_shape,
+            tuple(o + s * r.start for o, s, r in zip(self.offset, self.step, ranges, strict=True)),
+            tuple(map(len, ranges)),
+            tuple(s * r.step for s, r in zip(self.step, ranges, strict=True)),
+        )
+        return part, tuple(drop)
+
+    @property
+    def is_block(self) -> bool:
+        """Whether no element is left out in between."""
+        return all(step == 1 for step in self.step)
+
+    @property
+    def index(self) -> tuple[slice, ...]:
+        """The slices that select the part from the whole variable."""
+        slices = []
+        for start, step, size in zip(self.offset, self.step, self.shape, strict=True):
+            stop = start + step * size
+            # Down to the first one, and that too: there is no number for it.
+            slices.append(slice(start, None if stop < 0 else stop, step) if size else slice(0))
+        return tuple(slices)
+
+    @property
+    def first(self) -> int:
+        """The number of the first element in the whole variable, counted in C order."""
+        strides = c_strides(self.full_shape)
+        return sum(start * stride for start, stride in zip(self.offset, strides, strict=True))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """How many elements of the whole variable lie from one to the next, an axis."""
+        strides = c_strides(self.full_shape)
+        return tuple(step * stride for step, stride in zip(self.step, strides, strict=True))
+
+
+def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How far apart neighbours are in a C-ordered array, in elements.
+
+    >>> c_strides((2, 3, 4))
+    (12, 4, 1)
+    """
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def as_dtype(dtype: Any) -> np.dtype:

@@ -12,9 +12,12 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from varscope import initializers, randomness, shapes
 from varscope._scopecore import Handle, Registry
 from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
+from varscope.shapes import Part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from varscope.randomness import Distribution
 
 
 class Content:
@@ -141,16 +144,66 @@ class Variable(Handle, NDArrayOperatorsMixin):
 
     def initialize(self, force: bool = False) -> Variable:
         """Make the first values now; with `force`, make them again in place of later ones."""
-        if force and self._content is not None:
-            content = self._content
-            content.array[...] = self._initial_values()
+        content = self._content
+        if force and content is not None:
+            path, part = self._origin()
+            distribution = initializers.drawn_from(self._spec, part)
+            if distribution is None:
+                content.array[...] = self._computed(path, part)
+            else:
+                self._draw(content.array, distribution, path, part)
             content.version += 1
         else:
             self._materialised()
         return self
 
+    def initial_value(self, index: Any = ...) -> np.ndarray:
+        """The first values, or a part of them, made anew: nothing is stored.
+
+        Parameters
+        ----------
+        index : ints, slices and `...`
+            Which part, as in `v[index]`.  Random and constant values are made for the part alone,
+            whatever the size of the variable.
+
+        >>> import varscope as vs
+        >>> v = vs.get_variable("huge", [10**9, 1000])
+        >>> v.initial_value((slice(5, 7), 3)).shape
+        (2,)
+        """
+        self._known_shape()
+        path, whole = self._origin()
+        part, drop = whole[index]
+        distribution = initializers.drawn_from(self._spec, part)
+        if distribution is None:
+            values: np.ndarray = self._computed(path, part).astype(self.dtype)
+        else:
+            values = np.empty(part.shape, self.dtype)
+            self._draw(values, distribution, path, part)
+        result: np.ndarray = values[drop]
+        return result
+
+    def _origin(self) -> tuple[str, Part]:
+        """The path from which the first values follow, and which part of it they are."""
+        return self.path, Part.of_whole(self._spec.shape)
+
     def _fill(self) -> Content:
-        return self._keep(self._initial_values())[0]
+        path, part = self._origin()
+        distribution = initializers.drawn_from(self._spec, part)
+        if distribution is None:
+            return self._keep(self._computed(path, part))[0]
+        array = self.graph.storage.allocate(part.shape, self.dtype)
+        self._draw(array, distribution, path, part)
+        content: Content = self._settle(Content(array))
+        return content
+
+    def _draw(self, out: np.ndarray, distribution: Distribution, path: str, part: Part) -> None:
+        """Fill an array with a part of what the distribution gives for a path."""
+        randomness.fill(out, distribution, self._key(path), part.first, part.strides)
+
+    def _key(self, path: str) -> int:
+        seed = getattr(self._spec.initializer, "seed", None)
+        return randomness.path_key(self.graph.seed, path, seed if isinstance(seed, int) else None)
 
     def _keep(self, values: np.ndarray) -> tuple[Content, bool]:
         """Storage with these values; where another thread was quicker, its own, and False."""
@@ -162,27 +215,22 @@ class Variable(Handle, NDArrayOperatorsMixin):
         kept = self._settle(mine)
         return kept, kept is mine
 
-    def _initial_values(self) -> np.ndarray:
-        """The initializer's result, checked."""
+    def _computed(self, path: str, part: Part) -> np.ndarray:
+        """A part of what the initializer returns, checked."""
         spec, me = self._spec, (id(self.graph), self._index)
         if me in _running.names:
             raise InitializerError(
                 f"the initializer of variable {self.path} reads the variable itself; write one "
                 "that does not need it"
             )
-        seed = getattr(spec.initializer, "seed", None)
-        key = randomness.path_key(
-            self.graph.seed, self.path, seed if isinstance(seed, int) else None
-        )
         _running.names.append(me)
         try:
-            result = initializers.call(spec, key)
+            values, given = initializers.values(spec, self._key(path), part)
         finally:
             _running.names.pop()
-        values = np.asarray(result)
-        if not shapes.is_compatible(spec.shape, values.shape):
+        if not shapes.is_compatible(given.shape, values.shape):
             raise ShapeMismatchError.of(
-                self.path, spec.shape, values.shape, f"returned by {spec.initializer!r:.100}"
+                self.path, given.shape, values.shape, f"returned by {spec.initializer!r:.100}"
             )
         if not shapes.fits(values.dtype, spec.dtype, "safe"):
             raise DTypeMismatchError.of(
@@ -192,7 +240,7 @@ class Variable(Handle, NDArrayOperatorsMixin):
                 f"returned by {spec.initializer!r:.100}, which cannot be cast safely",
             )
         shapes.check_size(values.shape, spec.dtype)
-        return values
+        return values if given == part else values[part.index]
 
     def _known_shape(self) -> shapes.Shape:
         """The shape, asking the initializer where only it knows."""
