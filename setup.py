@@ -1,6 +1,7 @@
 """The one extension; everything else stands in pyproject.toml."""
 
 import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -14,8 +15,13 @@ strict = ["-Wall", "-Wextra", "-Werror"]
 strict += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
 # Random values are the same wherever they are computed: no multiplication and addition may become
-# one instruction that rounds once, see kernels.h.
-exact = [] if sys.platform == "win32" else ["-ffp-contract=off"]
+# one instruction that rounds once.  The other two say that nobody asks for floating-point
+# exceptions or errno, which would keep loops from being vectorised.  See src/core/kernels.h.
+exact = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+if sys.platform == "win32":
+    exact = ["/fp:precise"]
+elif platform.machine() in ("i386", "i686"):
+    exact += ["-msse2", "-mfpmath=sse"]
 
 # Cython looks for the declarations of varscope._scopecore in a folder "varscope".  They stand
 # beside their .pyx, outside the package, so that no wheel carries them: show it a copy.

@@ -21,14 +21,31 @@ cdef extern from "kernels.h" nogil:
     enum: VARSCOPE_MAX_AXES
     void varscope_fill_run(const Law *law, const uint64_t *key, uint64_t first, uint64_t count,
                            void *out) noexcept
+    void varscope_fill_each(const Law *law, const uint64_t (*keys)[2], size_t n, uint64_t count,
+                            unsigned char *const *outs) noexcept
     void varscope_fill_region(const Law *law, const uint64_t *key, uint64_t first, int rank,
                               Axis *axes, void *out) noexcept
-    void varscope_words_from(const uint64_t *key, const uint64_t *counter, uint64_t blocks,
+    void varscope_words_behind(const uint64_t *key, const uint64_t *counter, uint64_t blocks,
                              uint64_t *out) noexcept
     void varscope_words(const uint64_t *key, uint64_t start, uint64_t count,
                         uint64_t *out) noexcept
+    int varscope_wide
+    bint varscope_has_wide() noexcept
     void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
                             size_t n, uint64_t (*keys)[2]) noexcept
+
+
+varscope_wide = varscope_has_wide()
+
+
+def use_wide(bint wide):
+    """Whether the copy for AVX2 is to run, where the machine has that; says whether it does now.
+
+    For tests: the values do not depend on it.
+    """
+    global varscope_wide
+    varscope_wide = wide and varscope_has_wide()
+    return bool(varscope_wide)
 
 
 cdef int read_law(tuple facts, Law *law) except -1:
@@ -77,6 +94,37 @@ def fill(out, tuple law not None, key, uint64_t first, tuple strides not None):
         PyBuffer_Release(&view)
 
 
+def fill_each(out, tuple law not None, list keys not None):
+    """Fill the rows of a C-contiguous matrix, row i with the first elements of the stream of key i.
+
+    What variables that are alike get, many at a time.
+    """
+    cdef Law facts
+    cdef Py_buffer view
+    cdef Py_ssize_t i, count = len(keys)
+    cdef uint64_t (*pairs)[2]
+    cdef unsigned char **rows = NULL
+    pairs = NULL
+    read_law(law, &facts)
+    PyObject_GetBuffer(out, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    try:
+        if view.ndim != 2 or view.itemsize != facts.itemsize or view.shape[0] != count:
+            raise ValueError("the buffer does not fit the law or the keys")
+        pairs = <uint64_t (*)[2]>PyMem_Calloc(count, 16)
+        rows = <unsigned char **>PyMem_Calloc(count, sizeof(void *))
+        if pairs == NULL or rows == NULL:
+            raise MemoryError()
+        for i in range(count):
+            read_key(keys[i], pairs[i])
+            rows[i] = <unsigned char *>view.buf + i * view.shape[1] * view.itemsize
+        with nogil:
+            varscope_fill_each(&facts, pairs, count, view.shape[1], rows)
+    finally:
+        PyMem_Free(pairs)
+        PyMem_Free(rows)
+        PyBuffer_Release(&view)
+
+
 def words(key, uint64_t start, out):
     """Fill a contiguous buffer of uint64 with the words from number `start` on."""
     cdef uint64_t two[2]
@@ -102,7 +150,7 @@ def words_behind(key, counter, out):
     PyObject_GetBuffer(out, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
     try:
         with nogil:
-            varscope_words_from(two, four, <uint64_t>view.len // 32, <uint64_t *>view.buf)
+            varscope_words_behind(two, four, <uint64_t>view.len // 32, <uint64_t *>view.buf)
     finally:
         PyBuffer_Release(&view)
 

@@ -1,4 +1,44 @@
-/* The random kernels: words, values and keys, in plain C. */
+/* Random values in compiled code: words, the values made of them, and the keys they belong to.
+ *
+ * What.  A variable has a key of 128 bits.  A key has a stream of 64-bit words, the output of
+ * Philox4x64-10, and an element of the variable is computed from a fixed place in that stream:
+ *
+ *     float32, float16, bfloat16     a 32-bit half of word i / 2, the low one for even i
+ *     float64, integers              word i
+ *     normal                         the places of elements 2k and 2k + 1 give both of these
+ *
+ * So any part can be computed alone, in any order, on any machine, and is the same as in the
+ * whole.  There is no rejection: it would make the place of an element depend on those before it.
+ *
+ * Why these transforms.  A value must not depend on where it is computed, and log and sin of the
+ * C library do, in their last bits.  Here are only + - * / and sqrt, which IEEE 754 defines to
+ * the bit, conversions and operations on integers, in an order that the source fixes.  The
+ * compiler must not contract a * b + c into one rounding (setup.py: -ffp-contract=off), and the
+ * x87 unit with its longer registers cannot be used.  Elements are independent of each other, so
+ * a compiler may compute as many at a time as the machine has lanes, and no bit changes.
+ *
+ *     uniform      low + (high - low) u, u = half / 2**32 or (word >> 11) / 2**53
+ *     normal       mean + stddev z; sqrt(-2 ln u) times cos and sin of 2 pi v (Box and Muller, "A
+ *                  note on the generation of random normal deviates", 1958); u and v are the
+ *                  halves + 0.5, over 2**32, or the upper 52 bits of the words + 0.5, over 2**52
+ *     truncated    mean + stddev z; z is the inverse distribution function of the normal
+ *                  distribution within [-2, 2], of u as above
+ *     integers     low + the upper word of the product of the word and high - low
+ *
+ * float32 values are computed in float32, except that low + (high - low) u is computed in float64
+ * and rounded once; float16 and bfloat16 values are the float32 ones rounded to nearest even.
+ * The relative error of z is below 4e-7 in float32 and below 1e-15 in float64.  ln u is computed
+ * from the distance to the nearer end of [0, 1], which is exact, so the smallest values of the
+ * normal distribution are as fine as the others.  The largest |z| is 6.8 in float32, 8.6 in float64.
+ *
+ * The approximations interpolate at Chebyshev points; bench/coefficients.py computes and prints
+ * them with their errors.
+ *
+ * Cost.  Philox takes 20 multiplications of 64 bits for 4 words, that is for 8 float32: these are
+ * what the machine is busy with, and an upper bound for everything that is not vectorised.
+ * Values are made in chunks that stay in the first cache, the words first and then the values,
+ * each by one loop over arrays that compilers vectorise.  The same body is compiled twice, once
+ * for AVX2; which one runs is decided when the module is loaded. */
 #ifndef VARSCOPE_KERNELS_H
 #define VARSCOPE_KERNELS_H
 
@@ -7,18 +47,52 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
+#error "values would depend on the machine: compile with -msse2 -mfpmath=sse"
+#endif
+
+#if defined(__GNUC__)
+#define VARSCOPE_BODY static inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#include <intrin.h>
+#define VARSCOPE_BODY static __forceinline
+#else
+#define VARSCOPE_BODY static inline
+#endif
+
+/* A second copy of the bodies for machines that have AVX2. */
+#if defined(__GNUC__) && defined(__x86_64__)
+#include <immintrin.h>
+#define VARSCOPE_TWICE 1
+#define VARSCOPE_WIDE __attribute__((target("avx2,bmi2")))
+#else
+#define VARSCOPE_TWICE 0
+#endif
+
+/* Which copy runs; set once when the module is loaded, and by tests. */
+static int varscope_wide = 0;
+
+static int varscope_has_wide(void) {
+#if VARSCOPE_TWICE
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+#else
+    return 0;
+#endif
+}
+
 enum { LAW_CONSTANT, LAW_UNIFORM, LAW_NORMAL, LAW_TRUNCATED, LAW_INTEGERS };
 enum { TYPE_F16, TYPE_BF16, TYPE_F32, TYPE_F64, TYPE_INT };
 
-/* What an element is, as a function of its random bits.
+/* What an element is, as a function of its place in the stream.
  *
- *   LAW_UNIFORM    a + b * u                        in [bottom, top]
- *   LAW_NORMAL     a + b * z                        bottom, top: -inf, inf
- *   LAW_TRUNCATED  a + b * z, z in [-2, 2]          in [bottom, top]
- *   LAW_INTEGERS   low + the upper word of word * range; range 0 stands for 2**64
- *   LAW_CONSTANT   pattern: the itemsize bytes of each element
+ *     LAW_UNIFORM    a + b u, brought into [bottom, top]
+ *     LAW_NORMAL     a + b z
+ *     LAW_TRUNCATED  a + b z, brought into [bottom, top]
+ *     LAW_INTEGERS   low + the upper word of word * range; range 0 stands for 2**64
+ *     LAW_CONSTANT   the itemsize bytes of pattern, 16 at most
  *
- * bottom and top are values of the type. */
+ * bottom and top are values of the type: rounding can lead out of the interval, by one value. */
 typedef struct {
     int kind, type;
     unsigned itemsize;
@@ -28,150 +102,468 @@ typedef struct {
     unsigned char pattern[16];
 } varscope_law;
 
-/* --- Philox4x64-10 --- */
+/* --- Philox4x64-10 ------------------------------------------------------------------------------
+ * Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011.  NumPy counts
+ * before its first block, so word w is in the block of counter w / 4 + 1. */
 
-static inline uint64_t varscope_mulhi(uint64_t a, uint64_t b, uint64_t *low) {
+VARSCOPE_BODY uint64_t varscope_product(uint64_t a, uint64_t b, uint64_t *low) {
+#if defined(__SIZEOF_INT128__)
     unsigned __int128 product = (unsigned __int128)a * b;
     *low = (uint64_t)product;
     return (uint64_t)(product >> 64);
+#elif defined(_MSC_VER) && defined(_M_X64)
+    uint64_t high;
+    *low = _umul128(a, b, &high);
+    return high;
+#else
+    uint64_t a0 = (uint32_t)a, a1 = a >> 32, b0 = (uint32_t)b, b1 = b >> 32;
+    uint64_t middle = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + (uint32_t)middle;
+    *low = a * b;
+    return a1 * b1 + (middle >> 32) + (other >> 32);
+#endif
 }
 
-static inline void varscope_philox(const uint64_t key[2], const uint64_t counter[4],
-                                   uint64_t out[4]) {
-    uint64_t a = counter[0], b = counter[1], c = counter[2], d = counter[3];
+typedef struct { uint64_t a, b, c, d; } varscope_block;
+
+VARSCOPE_BODY varscope_block varscope_round(varscope_block x, uint64_t k, uint64_t l) {
+    varscope_block y;
+    uint64_t high0 = varscope_product(x.a, 0xD2E7470EE14C6C93ULL, &y.d);
+    uint64_t high1 = varscope_product(x.c, 0xCA5A826395121157ULL, &y.b);
+    y.a = high1 ^ x.b ^ k;
+    y.c = high0 ^ x.d ^ l;
+    return y;
+}
+
+VARSCOPE_BODY varscope_block varscope_philox(const uint64_t key[2], varscope_block x) {
     uint64_t k = key[0], l = key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t low0, low1;
-        uint64_t high0 = varscope_mulhi(a, 0xD2E7470EE14C6C93ULL, &low0);
-        uint64_t high1 = varscope_mulhi(c, 0xCA5A826395121157ULL, &low1);
-        a = high1 ^ b ^ k;
-        c = high0 ^ d ^ l;
-        b = low1;
-        d = low0;
+    for (int i = 0; i < 10; i++) {
+        x = varscope_round(x, k, l);
         k += 0x9E3779B97F4A7C15ULL;
         l += 0xBB67AE8584CAA73BULL;
     }
-    out[0] = a; out[1] = b; out[2] = c; out[3] = d;
+    return x;
 }
 
-/* Words 4*0 .. of the blocks behind a counter of 256 bits: NumPy counts before the first block. */
-static inline void varscope_words_from(const uint64_t key[2], const uint64_t counter[4],
-                                       uint64_t blocks, uint64_t *out) {
-    uint64_t at[4] = {counter[0], counter[1], counter[2], counter[3]};
-    for (uint64_t i = 0; i < blocks; i++) {
-        if (++at[0] == 0 && ++at[1] == 0 && ++at[2] == 0) at[3]++;
-        varscope_philox(key, at, out + 4 * i);
+/* Words in groups of eight, two blocks: groups first .. first+count-1 of the stream. */
+VARSCOPE_BODY void varscope_groups(const uint64_t key[2], uint64_t first, size_t count,
+                                   uint64_t *out) {
+    for (size_t i = 0; i < 2 * count; i++) {
+        varscope_block x = {2 * first + i + 1, 0, 0, 0};
+        x = varscope_philox(key, x);
+        out[4 * i] = x.a, out[4 * i + 1] = x.b, out[4 * i + 2] = x.c, out[4 * i + 3] = x.d;
     }
 }
 
-static inline uint64_t varscope_word(const uint64_t key[2], uint64_t index) {
-    uint64_t counter[4] = {index / 4 + 1, 0, 0, 0}, out[4];
-    varscope_philox(key, counter, out);
-    return out[index % 4];
-}
-
-/* words start .. start+count-1 */
-static void varscope_words(const uint64_t key[2], uint64_t start, uint64_t count, uint64_t *out) {
-    for (uint64_t i = 0; i < count; i++) out[i] = varscope_word(key, start + i);
-}
-
-/* --- elements --- */
-
-static inline double varscope_clamped(const varscope_law *law, double x) {
-    return x < law->bottom ? law->bottom : x > law->top ? law->top : x;
-}
-
-static inline double varscope_box_muller(double u, double turns, int odd) {
-    double r = sqrt(-2 * log(u));
-    return r * (odd ? sin(6.283185307179586 * turns) : cos(6.283185307179586 * turns));
-}
-
-static inline double varscope_truncated(double u) {
-    double p = 0.022750131948179212 + u * 0.9544997361036416, low = -2, high = 2;
-    for (int i = 0; i < 60; i++) {
-        double z = (low + high) / 2;
-        if (0.5 * erfc(-z * 0.7071067811865476) < p) low = z; else high = z;
+/* The blocks behind a counter of 256 bits, wherever that is. */
+static void varscope_words_behind(const uint64_t key[2], const uint64_t counter[4],
+                                  uint64_t blocks, uint64_t *out) {
+    varscope_block at = {counter[0], counter[1], counter[2], counter[3]};
+    for (uint64_t i = 0; i < blocks; i++, out += 4) {
+        if (++at.a == 0 && ++at.b == 0 && ++at.c == 0) at.d++;
+        varscope_block x = varscope_philox(key, at);
+        out[0] = x.a, out[1] = x.b, out[2] = x.c, out[3] = x.d;
     }
-    return low;
 }
 
-static inline double varscope_element(const varscope_law *law, const uint64_t key[2], uint64_t i) {
-    double u;
-    if (law->type == TYPE_F64) {
-        if (law->kind == LAW_NORMAL) {
-            double r = ((varscope_word(key, i & ~1ULL) >> 12) + 0.5) * 0x1p-52;
-            double t = ((varscope_word(key, i | 1) >> 12) + 0.5) * 0x1p-52;
-            return law->a + law->b * varscope_box_muller(r, t, i & 1);
-        }
-        uint64_t word = varscope_word(key, i);
-        if (law->kind == LAW_TRUNCATED)
-            return law->a + law->b * varscope_truncated(((word >> 12) + 0.5) * 0x1p-52);
-        return law->a + law->b * ((word >> 11) * 0x1p-53);
-    }
-    uint64_t word = varscope_word(key, i / 2);
-    if (law->kind == LAW_NORMAL) {
-        double r = ((uint32_t)word + 0.5) * 0x1p-32, t = ((word >> 32) + 0.5) * 0x1p-32;
-        return (float)law->a + (float)law->b * (float)varscope_box_muller(r, t, i & 1);
-    }
-    uint32_t half = i & 1 ? word >> 32 : word;
-    if (law->kind == LAW_TRUNCATED)
-        return (float)law->a + (float)law->b * (float)varscope_truncated((half + 0.5) * 0x1p-32);
-    u = half * 0x1p-32;
-    return law->a + law->b * u;
+/* --- float32 ----------------------------------------------------------------------------------- */
+
+VARSCOPE_BODY uint32_t varscope_bits32(float x) { uint32_t b; memcpy(&b, &x, 4); return b; }
+VARSCOPE_BODY float varscope_float32(uint32_t b) { float x; memcpy(&x, &b, 4); return x; }
+
+/* -2 ln u, u = (h + 0.5) / 2**32.
+ *
+ * t is the distance from the nearer end of [0, 1], in units: from 0, u = 2**k m with m in [2/3,
+ * 4/3) and f = m - 1; from 1, f = u - 1.  Then ln(1 + f) = 2 atanh(s), s = f / (2 + f), and s**2
+ * is at most 1/9. */
+VARSCOPE_BODY float varscope_log32(uint32_t h) {
+    static const float p[] = {
+        0x1.555556p-2f, 0x1.9998d4p-3f, 0x1.24c926p-3f, 0x1.bc8cf8p-4f, 0x1.dba26p-4f};
+    int upper = (int32_t)h < 0;
+    float t = (float)(int32_t)(upper ? ~h : h) + 0.5f;
+    uint32_t offset = varscope_bits32(t) - 0x3F2AAAABu; /* of 2/3 */
+    float m = varscope_float32((offset & 0x7FFFFFu) + 0x3F2AAAABu);
+    float k = upper ? 0.0f : (float)(((int32_t)offset >> 23) - 32);
+    float f = upper ? t * -0x1p-32f : m - 1.0f;
+    float s = f / (2.0f + f), z = s * s;
+    float tail = z * (p[0] + z * (p[1] + z * (p[2] + z * (p[3] + z * p[4]))));
+    return k * -0x1.62e43p+0f - 4.0f * (s + s * tail);
 }
 
-static inline uint16_t varscope_to_bfloat16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
+/* The angle of h in the quarter turn around the nearest multiple of a quarter: x = 2 pi v less
+ * that multiple, in quarters, v = (h + 0.5) / 2**32.  The multiple is in the upper two bits. */
+VARSCOPE_BODY void varscope_turn32(uint32_t h, float *cosine, float *sine) {
+    static const float p[] = {
+        0x1.921fb6p+0f, -0x1.4abbbap-1f, 0x1.465ec4p-4f, -0x1.2d9b4p-8f};
+    static const float q[] = {
+        -0x1.3bd3ccp+0f, 0x1.03c1eap-2f, -0x1.55cb98p-6f, 0x1.db6492p-11f};
+    uint32_t quarter = h + 0x20000000u;
+    float x = ((float)((int32_t)(quarter & 0x3FFFFFFFu) - 0x20000000) + 0.5f) * 0x1p-30f;
+    float z = x * x;
+    float s = x * (p[0] + z * (p[1] + z * (p[2] + z * p[3])));
+    float c = 1.0f + z * (q[0] + z * (q[1] + z * (q[2] + z * q[3])));
+    int odd = (quarter & 0x40000000u) != 0;
+    uint32_t sign = quarter & 0x80000000u, other = (quarter ^ quarter << 1) & 0x80000000u;
+    *cosine = varscope_float32(varscope_bits32(odd ? s : c) ^ other);
+    *sine = varscope_float32(varscope_bits32(odd ? c : s) ^ sign);
+}
+
+/* v = 2u - 1, and z = v P(w) / Q(w), w = 1 - v**2.  No coefficient is negative. */
+VARSCOPE_BODY float varscope_truncated32(uint32_t h) {
+    static const float p[] = {
+        0x1p+1f, 0x1.10303ap+5f, 0x1.740218p+7f, 0x1.81aa18p+8f, 0x1.1ef3c8p+8f, 0x1.e44772p+5f,
+        0x1.a5509cp+0f};
+    static const float q[] = {
+        0x1p+0f, 0x1.2b8bc8p+4f, 0x1.d21e18p+6f, 0x1.2144bcp+8f, 0x1.171accp+8f, 0x1.649c16p+6f,
+        0x1.834e7p+2f};
+    float v = ((float)(int32_t)(h ^ 0x80000000u) + 0.5f) * 0x1p-31f, w = 1.0f - v * v;
+    float above = p[0] + w * (p[1] + w * (p[2] + w * (p[3] + w * (p[4] + w * (p[5] + w * p[6])))));
+    float below = q[0] + w * (q[1] + w * (q[2] + w * (q[3] + w * (q[4] + w * (q[5] + w * q[6])))));
+    return v * above / below;
+}
+
+VARSCOPE_BODY float varscope_clamped32(float x, float bottom, float top) {
+    x = bottom > x ? bottom : x;
+    return top < x ? top : x;
+}
+
+VARSCOPE_BODY void varscope_uniform32(const varscope_law *law, const uint64_t *words, size_t count,
+                                      float *out) {
+    double a = law->a, b = law->b * 0x1p-32;
+    float bottom = (float)law->bottom, top = (float)law->top;
+    for (size_t i = 0; i < count; i++) {
+        double low = (double)(int32_t)((uint32_t)words[i] ^ 0x80000000u) + 0x1p31;
+        double high = (double)(int32_t)((uint32_t)(words[i] >> 32) ^ 0x80000000u) + 0x1p31;
+        out[2 * i] = varscope_clamped32((float)(a + b * low), bottom, top);
+        out[2 * i + 1] = varscope_clamped32((float)(a + b * high), bottom, top);
+    }
+}
+
+VARSCOPE_BODY void varscope_normal32(const varscope_law *law, const uint64_t *words, size_t count,
+                                     float *out) {
+    float a = (float)law->a, b = (float)law->b;
+    for (size_t i = 0; i < count; i++) {
+        float cosine, sine, r = sqrtf(varscope_log32((uint32_t)words[i]));
+        varscope_turn32((uint32_t)(words[i] >> 32), &cosine, &sine);
+        out[2 * i] = a + b * (r * cosine);
+        out[2 * i + 1] = a + b * (r * sine);
+    }
+}
+
+VARSCOPE_BODY void varscope_normal32_within(const varscope_law *law, const uint64_t *words,
+                                            size_t count, float *out) {
+    float a = (float)law->a, b = (float)law->b;
+    float bottom = (float)law->bottom, top = (float)law->top;
+    for (size_t i = 0; i < count; i++) {
+        float low = a + b * varscope_truncated32((uint32_t)words[i]);
+        float high = a + b * varscope_truncated32((uint32_t)(words[i] >> 32));
+        out[2 * i] = varscope_clamped32(low, bottom, top);
+        out[2 * i + 1] = varscope_clamped32(high, bottom, top);
+    }
+}
+
+/* --- float64 ------------------------------------------------------------------------------------
+ * The same with 52 bits.  Integers below 2**52 become numbers through the bits of 2**52 + n, which
+ * every machine has lanes for. */
+
+VARSCOPE_BODY uint64_t varscope_bits64(double x) { uint64_t b; memcpy(&b, &x, 8); return b; }
+VARSCOPE_BODY double varscope_float64(uint64_t b) { double x; memcpy(&x, &b, 8); return x; }
+VARSCOPE_BODY double varscope_number(uint64_t n) {
+    return varscope_float64(n | 0x4330000000000000ULL) - 0x1p52;
+}
+
+VARSCOPE_BODY double varscope_log64(uint64_t word) {
+    static const double p[] = {
+        0x1.5555555555555p-2, 0x1.9999999999944p-3, 0x1.2492492499d46p-3, 0x1.c71c71bedea97p-4,
+        0x1.745d19937b1fcp-4, 0x1.3b13515f6f9efp-4, 0x1.111abdc8abe16p-4, 0x1.e0a2d581ab68fp-5,
+        0x1.bc37f0140c19ep-5, 0x1.32e0d25c9c761p-5, 0x1.401d3e65cdc48p-4};
+    uint64_t n = word >> 12, upper = 0 - (word >> 63); /* all ones, or none */
+    double t = varscope_number((n ^ upper) & 0xFFFFFFFFFFFFFULL) + 0.5;
+    uint64_t offset = varscope_bits64(t) - 0x3FE5555555555555ULL; /* of 2/3 */
+    double m = varscope_float64((offset & 0xFFFFFFFFFFFFFULL) + 0x3FE5555555555555ULL);
+    /* the exponent, -1 to 51, made positive before the shift */
+    double k = varscope_number((offset + 0x10000000000000ULL) >> 52) - 53.0;
+    k = upper ? 0.0 : k;
+    double f = upper ? t * -0x1p-52 : m - 1.0;
+    double s = f / (2.0 + f), z = s * s;
+    double tail = p[5] + z * (p[6] + z * (p[7] + z * (p[8] + z * (p[9] + z * p[10]))));
+    tail = p[1] + z * (p[2] + z * (p[3] + z * (p[4] + z * tail)));
+    return k * -0x1.62e42fefa39efp+0 - 4.0 * (s + s * (z * (p[0] + z * tail)));
+}
+
+VARSCOPE_BODY void varscope_turn64(uint64_t word, double *cosine, double *sine) {
+    static const double p[] = {
+        0x1.921fb54442d18p+0, -0x1.4abbce625be53p-1, 0x1.466bc6775aad9p-4, -0x1.32d2cce62ac22p-8,
+        0x1.50783485cbd83p-13, -0x1.e3074b4ff3058p-19, 0x1.e8eed12ee00a3p-25, -0x1.6c5b875d4e739p-31};
+    static const double q[] = {
+        -0x1.3bd3cc9be45dep+0, 0x1.03c1f081b5ac4p-2, -0x1.55d3c7e3cbff7p-6, 0x1.e1f506891ae95p-11,
+        -0x1.a6d1f2a086c9p-16, 0x1.f9d3870871194p-22, -0x1.b6de8b8e9ba08p-28, 0x1.1e745e5e09f6dp-34};
+    uint64_t quarter = word + 0x2000000000000000ULL;
+    double x = varscope_number(quarter >> 12 & 0x3FFFFFFFFFFFFULL) - 0x1p49;
+    x = (x + 0.5) * 0x1p-50;
+    double z = x * x;
+    double s = p[3] + z * (p[4] + z * (p[5] + z * (p[6] + z * p[7])));
+    double c = q[3] + z * (q[4] + z * (q[5] + z * (q[6] + z * q[7])));
+    s = x * (p[0] + z * (p[1] + z * (p[2] + z * s)));
+    c = 1.0 + z * (q[0] + z * (q[1] + z * (q[2] + z * c)));
+    int odd = (quarter & 0x4000000000000000ULL) != 0;
+    uint64_t top = 0x8000000000000000ULL, sign = quarter & top, other = (quarter ^ quarter << 1) & top;
+    *cosine = varscope_float64(varscope_bits64(odd ? s : c) ^ other);
+    *sine = varscope_float64(varscope_bits64(odd ? c : s) ^ sign);
+}
+
+VARSCOPE_BODY double varscope_truncated64(uint64_t word) {
+    static const double p[] = {
+        0x1.fffffffffffffp+0, 0x1.40754d0221922p+6, 0x1.4f6fbaf10030ep+10, 0x1.7f883931752a5p+13,
+        0x1.071bcd3885778p+16, 0x1.c164f8aad02b1p+17, 0x1.e19815a77b997p+18, 0x1.401ae1c25881bp+19,
+        0x1.005cc9ae3e92fp+19, 0x1.d6a4d83797f81p+17, 0x1.c876d76f1082ap+15, 0x1.96d93c30b677bp+12,
+        0x1.f8d5673f824cdp+7, 0x1.7fef3570cfe62p+0};
+    static const double q[] = {
+        0x1p+0, 0x1.4e2317fd0f054p+5, 0x1.6ee6f26c1eb17p+9, 0x1.bb4e496e6e119p+12,
+        0x1.44397eaf585ap+15, 0x1.2a697429f139dp+17, 0x1.5d4ab9cfe49b6p+18, 0x1.01e7e5de1e759p+19,
+        0x1.d52585a82c7aep+18, 0x1.f825bd6435235p+17, 0x1.2b5fad77f737dp+16, 0x1.601d9695c2c46p+13,
+        0x1.4fa5780461f5ap+9, 0x1.44d27479ff67dp+3};
+    double v = (varscope_number(word >> 12) - 0x1p51 + 0.5) * 0x1p-51, w = (1.0 - v) * (1.0 + v);
+    double above = p[8] + w * (p[9] + w * (p[10] + w * (p[11] + w * (p[12] + w * p[13]))));
+    double below = q[8] + w * (q[9] + w * (q[10] + w * (q[11] + w * (q[12] + w * q[13]))));
+    above = p[4] + w * (p[5] + w * (p[6] + w * (p[7] + w * above)));
+    below = q[4] + w * (q[5] + w * (q[6] + w * (q[7] + w * below)));
+    above = p[0] + w * (p[1] + w * (p[2] + w * (p[3] + w * above)));
+    below = q[0] + w * (q[1] + w * (q[2] + w * (q[3] + w * below)));
+    return v * above / below;
+}
+
+VARSCOPE_BODY double varscope_clamped64(double x, double bottom, double top) {
+    x = bottom > x ? bottom : x;
+    return top < x ? top : x;
+}
+
+VARSCOPE_BODY void varscope_uniform64(const varscope_law *law, const uint64_t *words, size_t count,
+                                      double *out) {
+    double a = law->a, b = law->b, bottom = law->bottom, top = law->top;
+    for (size_t i = 0; i < count; i++) {
+        double u = varscope_number(words[i] >> 32) * 0x1p-32 +
+                   varscope_number(words[i] >> 11 & 0x1FFFFF) * 0x1p-53;
+        out[i] = varscope_clamped64(a + b * u, bottom, top);
+    }
+}
+
+VARSCOPE_BODY void varscope_normal64(const varscope_law *law, const uint64_t *words, size_t count,
+                                     double *out) {
+    double a = law->a, b = law->b;
+    for (size_t i = 0; i < count / 2; i++) {
+        double cosine, sine, r = sqrt(varscope_log64(words[2 * i]));
+        varscope_turn64(words[2 * i + 1], &cosine, &sine);
+        out[2 * i] = a + b * (r * cosine);
+        out[2 * i + 1] = a + b * (r * sine);
+    }
+}
+
+VARSCOPE_BODY void varscope_normal64_within(const varscope_law *law, const uint64_t *words,
+                                            size_t count, double *out) {
+    double a = law->a, b = law->b, bottom = law->bottom, top = law->top;
+    for (size_t i = 0; i < count; i++)
+        out[i] = varscope_clamped64(a + b * varscope_truncated64(words[i]), bottom, top);
+}
+
+/* --- float16, bfloat16, integers ---------------------------------------------------------------- */
+
+/* To nearest even.  Not for NaN, which no law has. */
+VARSCOPE_BODY uint16_t varscope_bfloat16(float x) {
+    uint32_t bits = varscope_bits32(x);
     return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-static inline uint16_t varscope_to_float16(float value) {
-    uint32_t bits, sign;
-    memcpy(&bits, &value, 4);
-    sign = bits >> 16 & 0x8000;
-    bits &= 0x7FFFFFFF;
-    if (bits >= 0x47800000) return (uint16_t)(sign | (bits > 0x7F800000 ? 0x7E00 : 0x7C00));
-    if (bits < 0x38800000) {
-        float magic, x;
-        uint32_t base = 0x3F000000; /* 0.5: one unit in its last place is the smallest float16 */
-        memcpy(&magic, &base, 4);
-        memcpy(&x, &bits, 4);
-        x += magic;
-        memcpy(&bits, &x, 4);
-        return (uint16_t)(sign | (bits - base));
+VARSCOPE_BODY uint16_t varscope_float16(float x) {
+    uint32_t bits = varscope_bits32(x), sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
+    /* From 2**-14 on: the exponent moves, and 13 bits are rounded away. */
+    uint32_t normal = (size - 0x38000000 + 0xFFF + (size >> 13 & 1)) >> 13;
+    normal = normal > 0x7C00 ? 0x7C00 : normal; /* infinity */
+    /* Below: a unit in the last place of 0.5 is the smallest float16, so the addition rounds. */
+    uint32_t small = varscope_bits32(varscope_float32(size) + 0.5f) - 0x3F000000;
+    return (uint16_t)(sign | (size < 0x38800000 ? small : normal));
+}
+
+VARSCOPE_BODY uint64_t varscope_integer(const varscope_law *law, uint64_t word) {
+    uint64_t low;
+    uint64_t high = law->range ? varscope_product(word, law->range, &low) : word;
+    return (uint64_t)law->low + high;
+}
+
+/* --- runs of elements --------------------------------------------------------------------------- */
+
+/* A chunk of values is 16 groups of words, 128 words or 1 KiB. */
+enum { VARSCOPE_GROUPS = 16, VARSCOPE_WORDS = 8 * VARSCOPE_GROUPS };
+
+typedef union {
+    float f32[2 * VARSCOPE_WORDS];
+    double f64[VARSCOPE_WORDS];
+    uint8_t u8[VARSCOPE_WORDS];
+    uint16_t u16[VARSCOPE_WORDS];
+    uint32_t u32[VARSCOPE_WORDS];
+    uint64_t u64[VARSCOPE_WORDS];
+} varscope_values;
+
+VARSCOPE_BODY void varscope_transform(const varscope_law *law, const uint64_t *words,
+                                      size_t count, varscope_values *values) {
+    if (law->kind == LAW_INTEGERS) {
+        size_t i;
+        switch (law->itemsize) {
+        case 1: for (i = 0; i < count; i++) values->u8[i] = (uint8_t)varscope_integer(law, words[i]);
+            break;
+        case 2: for (i = 0; i < count; i++) values->u16[i] = (uint16_t)varscope_integer(law, words[i]);
+            break;
+        case 4: for (i = 0; i < count; i++) values->u32[i] = (uint32_t)varscope_integer(law, words[i]);
+            break;
+        default: for (i = 0; i < count; i++) values->u64[i] = varscope_integer(law, words[i]);
+        }
+    } else if (law->type == TYPE_F64) {
+        if (law->kind == LAW_UNIFORM) varscope_uniform64(law, words, count, values->f64);
+        else if (law->kind == LAW_NORMAL) varscope_normal64(law, words, count, values->f64);
+        else varscope_normal64_within(law, words, count, values->f64);
+    } else {
+        if (law->kind == LAW_UNIFORM) varscope_uniform32(law, words, count, values->f32);
+        else if (law->kind == LAW_NORMAL) varscope_normal32(law, words, count, values->f32);
+        else varscope_normal32_within(law, words, count, values->f32);
     }
-    return (uint16_t)(sign | ((bits + 0xC8000FFF + (bits >> 13 & 1)) >> 13));
+}
+
+/* Elements of a chunk, from number skip on, as they lie in memory. */
+VARSCOPE_BODY void varscope_pack(const varscope_law *law, const varscope_values *values,
+                                  size_t skip, size_t count, unsigned char *out) {
+    if (law->type == TYPE_F16 || law->type == TYPE_BF16) {
+        uint16_t halves[2 * VARSCOPE_WORDS];
+        if (law->type == TYPE_F16)
+            for (size_t i = 0; i < count; i++) halves[i] = varscope_float16(values->f32[skip + i]);
+        else
+            for (size_t i = 0; i < count; i++) halves[i] = varscope_bfloat16(values->f32[skip + i]);
+        memcpy(out, halves, 2 * count);
+    } else {
+        memcpy(out, values->u8 + skip * law->itemsize, count * law->itemsize);
+    }
+}
+
+VARSCOPE_BODY void varscope_run(const varscope_law *law, const uint64_t key[2], uint64_t first,
+                                uint64_t count, unsigned char *out) {
+    uint64_t words[VARSCOPE_WORDS];
+    varscope_values values;
+    /* Two elements a word, or one. */
+    uint64_t each = law->kind != LAW_INTEGERS && law->type != TYPE_F64 ? 16 : 8;
+    uint64_t group = first / each, skip = first % each;
+    while (count > 0) {
+        uint64_t groups = (skip + count + each - 1) / each;
+        if (groups > VARSCOPE_GROUPS) groups = VARSCOPE_GROUPS;
+        uint64_t now = groups * each - skip < count ? groups * each - skip : count;
+        varscope_groups(key, group, groups, words);
+        varscope_transform(law, words, 8 * groups, &values);
+        varscope_pack(law, &values, skip, now, out);
+        out += now * law->itemsize;
+        count -= now;
+        group += groups;
+        skip = 0;
+    }
+}
+
+/* The first `count` elements of n streams: small variables share chunks. */
+VARSCOPE_BODY void varscope_each(const varscope_law *law, const uint64_t (*keys)[2], size_t n,
+                                 uint64_t count, unsigned char *const *outs) {
+    uint64_t words[VARSCOPE_WORDS];
+    varscope_values values;
+    uint64_t each = law->kind != LAW_INTEGERS && law->type != TYPE_F64 ? 16 : 8;
+    uint64_t groups = (count + each - 1) / each;
+    size_t most = VARSCOPE_GROUPS / groups;
+    while (n > 0) {
+        size_t now = n < most ? n : most;
+        for (size_t i = 0; i < now; i++)
+            varscope_groups(keys[i], 0, groups, words + 8 * groups * i);
+        varscope_transform(law, words, 8 * groups * now, &values);
+        for (size_t i = 0; i < now; i++)
+            varscope_pack(law, &values, groups * each * i, count, outs[i]);
+        keys += now;
+        outs += now;
+        n -= now;
+    }
+}
+
+static void varscope_run_plain(const varscope_law *law, const uint64_t key[2], uint64_t first,
+                               uint64_t count, unsigned char *out) {
+    varscope_run(law, key, first, count, out);
+}
+
+static void varscope_each_plain(const varscope_law *law, const uint64_t (*keys)[2], size_t n,
+                                uint64_t count, unsigned char *const *outs) {
+    varscope_each(law, keys, n, count, outs);
+}
+
+#if VARSCOPE_TWICE
+VARSCOPE_WIDE
+static void varscope_run_wide(const varscope_law *law, const uint64_t key[2], uint64_t first,
+                              uint64_t count, unsigned char *out) {
+    varscope_run(law, key, first, count, out);
+}
+
+VARSCOPE_WIDE
+static void varscope_each_wide(const varscope_law *law, const uint64_t (*keys)[2], size_t n,
+                               uint64_t count, unsigned char *const *outs) {
+    varscope_each(law, keys, n, count, outs);
+}
+#endif
+
+/* The pattern of a constant, again and again. */
+static void varscope_repeat(const varscope_law *law, uint64_t count, unsigned char *out) {
+    const size_t size = law->itemsize;
+    const unsigned char *pattern = law->pattern;
+    int same = 1;
+    for (size_t i = 1; i < size; i++) same &= pattern[i] == pattern[0];
+    if (same)
+        memset(out, pattern[0], count * size);
+    else if (size == 2) /* loops of a known size are vectorised */
+        for (uint64_t i = 0; i < count; i++) memcpy(out + 2 * i, pattern, 2);
+    else if (size == 4)
+        for (uint64_t i = 0; i < count; i++) memcpy(out + 4 * i, pattern, 4);
+    else if (size == 8)
+        for (uint64_t i = 0; i < count; i++) memcpy(out + 8 * i, pattern, 8);
+    else
+        for (uint64_t i = 0; i < count; i++) memcpy(out + size * i, pattern, size);
 }
 
 /* Elements first .. first+count-1 of the stream of key, packed, to out. */
 static void varscope_fill_run(const varscope_law *law, const uint64_t key[2], uint64_t first,
                               uint64_t count, void *out) {
-    unsigned char *to = out;
-    for (uint64_t i = first; i < first + count; i++, to += law->itemsize) {
-        if (law->kind == LAW_CONSTANT) {
-            memcpy(to, law->pattern, law->itemsize);
-        } else if (law->kind == LAW_INTEGERS) {
-            uint64_t low, word = varscope_word(key, i);
-            uint64_t value = law->range ? varscope_mulhi(word, law->range, &low) : word;
-            value += (uint64_t)law->low;
-            uint8_t v8 = (uint8_t)value; uint16_t v16 = (uint16_t)value;
-            uint32_t v32 = (uint32_t)value;
-            if (law->itemsize == 1) memcpy(to, &v8, 1);
-            else if (law->itemsize == 2) memcpy(to, &v16, 2);
-            else if (law->itemsize == 4) memcpy(to, &v32, 4);
-            else memcpy(to, &value, 8);
-        } else {
-            double value = varscope_element(law, key, i);
-            value = varscope_clamped(law, law->type == TYPE_F64 ? value : (float)value);
-            float single = (float)value;
-            uint16_t half = law->type == TYPE_F16 ? varscope_to_float16(single)
-                                                  : varscope_to_bfloat16(single);
-            if (law->type == TYPE_F64) memcpy(to, &value, 8);
-            else if (law->type == TYPE_F32) memcpy(to, &single, 4);
-            else memcpy(to, &half, 2);
-        }
+    if (law->kind == LAW_CONSTANT) {
+        varscope_repeat(law, count, out);
+        return;
     }
+#if VARSCOPE_TWICE
+    if (varscope_wide) {
+        varscope_run_wide(law, key, first, count, out);
+        return;
+    }
+#endif
+    varscope_run_plain(law, key, first, count, out);
+}
+
+/* The first `count` elements of the stream of keys[i], packed, to outs[i], for n variables that
+ * are alike.  Small ones take half the time that they take one by one. */
+static void varscope_fill_each(const varscope_law *law, const uint64_t (*keys)[2], size_t n,
+                               uint64_t count, unsigned char *const *outs) {
+    if (count == 0) return;
+    if (law->kind == LAW_CONSTANT || count > 4 * VARSCOPE_GROUPS) {
+        for (size_t i = 0; i < n; i++) varscope_fill_run(law, keys[i], 0, count, outs[i]);
+        return;
+    }
+#if VARSCOPE_TWICE
+    if (varscope_wide) {
+        varscope_each_wide(law, keys, n, count, outs);
+        return;
+    }
+#endif
+    varscope_each_plain(law, keys, n, count, outs);
+}
+
+/* Words start .. start+count-1 of the stream of key. */
+static void varscope_words(const uint64_t key[2], uint64_t start, uint64_t count, uint64_t *out) {
+    varscope_law law = {LAW_INTEGERS, TYPE_INT, 8, 0, 0, 0, 0, 0, 0, {0}};
+    varscope_fill_run(&law, key, start, count, out);
 }
 
 /* One axis of a region: how many, how far apart in memory (bytes) and in the stream (elements). */
@@ -248,77 +640,185 @@ static void varscope_fill_region(const varscope_law *law, const uint64_t key[2],
     }
 }
 
-/* --- BLAKE2b --- */
+/* --- BLAKE2b ------------------------------------------------------------------------------------
+ * RFC 7693: 16 bytes, no key, the person "varscope".  A path of a model fills one or two blocks of
+ * 128 bytes, so a key costs about as much as sixteen float32.  Four messages of equally many
+ * blocks are hashed in the four lanes of an AVX2 register. */
 
-static const uint64_t VARSCOPE_BLAKE_IV[8] = {
+static const uint64_t varscope_blake_start[8] = {
     0x6A09E667F3BCC908ULL, 0xBB67AE8584CAA73BULL, 0x3C6EF372FE94F82BULL, 0xA54FF53A5F1D36F1ULL,
     0x510E527FADE682D1ULL, 0x9B05688C2B3E6C1FULL, 0x1F83D9ABFB41BD6BULL, 0x5BE0CD19137E2179ULL};
-static const uint8_t VARSCOPE_BLAKE_SIGMA[10][16] = {
-    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
-    {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
-    {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4},
-    {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
-    {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13},
-    {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
-    {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11},
-    {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
-    {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5},
-    {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0}};
 
-static inline uint64_t varscope_rotated(uint64_t x, int n) { return x >> n | x << (64 - n); }
+/* To be combined with the words 0 and 6 of the start: 16 bytes, fanout and depth 1; "varscope". */
+#define VARSCOPE_BLAKE_SIZES 0x01010010ULL
+#define VARSCOPE_BLAKE_PERSON 0x65706F6373726176ULL
 
-static void varscope_blake_block(uint64_t h[8], const unsigned char *block, uint64_t counted,
-                                 int last) {
-    uint64_t m[16], v[16];
-    for (int i = 0; i < 16; i++) {
-        m[i] = 0;
-        for (int j = 7; j >= 0; j--) m[i] = m[i] << 8 | block[8 * i + j];
-    }
-    for (int i = 0; i < 8; i++) v[i] = h[i], v[8 + i] = VARSCOPE_BLAKE_IV[i];
-    v[12] ^= counted;
-    if (last) v[14] = ~v[14];
-#define VARSCOPE_G(a, b, c, d, x, y)                            \
-    v[a] += v[b] + m[x]; v[d] = varscope_rotated(v[d] ^ v[a], 32); \
-    v[c] += v[d];        v[b] = varscope_rotated(v[b] ^ v[c], 24); \
-    v[a] += v[b] + m[y]; v[d] = varscope_rotated(v[d] ^ v[a], 16); \
-    v[c] += v[d];        v[b] = varscope_rotated(v[b] ^ v[c], 63);
-    for (int r = 0; r < 12; r++) {
-        const uint8_t *s = VARSCOPE_BLAKE_SIGMA[r % 10];
-        VARSCOPE_G(0, 4, 8, 12, s[0], s[1])
-        VARSCOPE_G(1, 5, 9, 13, s[2], s[3])
-        VARSCOPE_G(2, 6, 10, 14, s[4], s[5])
-        VARSCOPE_G(3, 7, 11, 15, s[6], s[7])
-        VARSCOPE_G(0, 5, 10, 15, s[8], s[9])
-        VARSCOPE_G(1, 6, 11, 12, s[10], s[11])
-        VARSCOPE_G(2, 7, 8, 13, s[12], s[13])
-        VARSCOPE_G(3, 4, 9, 14, s[14], s[15])
-    }
-#undef VARSCOPE_G
-    for (int i = 0; i < 8; i++) h[i] ^= v[i] ^ v[8 + i];
+/* One round: in which order the sixteen words of the block enter it. */
+#define VARSCOPE_BLAKE_ROUNDS(ROUND)                                     \
+    ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)          \
+    ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)          \
+    ROUND(11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4)          \
+    ROUND(7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8)          \
+    ROUND(9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13)          \
+    ROUND(2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9)          \
+    ROUND(12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11)          \
+    ROUND(13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10)          \
+    ROUND(6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5)          \
+    ROUND(10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0)          \
+    ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)          \
+    ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
+
+/* The columns and then the diagonals of the state v, by MIX(a, b, c, d, word, word). */
+#define VARSCOPE_BLAKE_ROUND(MIX, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+    MIX(0, 4, 8, 12, a, b) MIX(1, 5, 9, 13, c, d)                                 \
+    MIX(2, 6, 10, 14, e, f) MIX(3, 7, 11, 15, g, h)                               \
+    MIX(0, 5, 10, 15, i, j) MIX(1, 6, 11, 12, k, l)                               \
+    MIX(2, 7, 8, 13, m, n) MIX(3, 4, 9, 14, o, p)
+
+static size_t varscope_blake_blocks(size_t length) {
+    return length <= 128 ? 1 : (length + 127) / 128;
 }
 
-/* BLAKE2b of 16 bytes, person "varscope", of n messages: keys[i] is the digest as two words, the
- * lower one of randomness.path_key first. */
+/* The block at `offset` of a message; the last one is copied and filled up with zeros. */
+VARSCOPE_BODY const unsigned char *varscope_blake_block(const unsigned char *message,
+                                                        size_t length, size_t offset,
+                                                        unsigned char spare[128]) {
+    if (length - offset >= 128) return message + offset;
+    memset(spare, 0, 128);
+    if (length > offset) memcpy(spare, message + offset, length - offset);
+    return spare;
+}
+
+static uint64_t varscope_blake_word(const unsigned char *bytes) {
+    uint64_t word = 0;
+    for (int i = 7; i >= 0; i--) word = word << 8 | bytes[i];
+    return word;
+}
+
+static uint64_t varscope_rotated(uint64_t x, int n) { return x >> n | x << (64 - n); }
+
+static void varscope_blake(const unsigned char *message, size_t length, uint64_t key[2]) {
+    uint64_t h[8], v[16], m[16];
+    unsigned char spare[128];
+    size_t blocks = varscope_blake_blocks(length);
+    memcpy(h, varscope_blake_start, sizeof h);
+    h[0] ^= VARSCOPE_BLAKE_SIZES;
+    h[6] ^= VARSCOPE_BLAKE_PERSON;
+    for (size_t n = 0; n < blocks; n++) {
+        const unsigned char *block = varscope_blake_block(message, length, 128 * n, spare);
+        for (int i = 0; i < 16; i++) m[i] = varscope_blake_word(block + 8 * i);
+        memcpy(v, h, sizeof h);
+        memcpy(v + 8, varscope_blake_start, sizeof h);
+        v[12] ^= n + 1 < blocks ? 128 * (n + 1) : length;
+        if (n + 1 == blocks) v[14] = ~v[14];
+#define VARSCOPE_MIX(a, b, c, d, x, y)                                                     \
+        v[a] += v[b] + m[x]; v[d] = varscope_rotated(v[d] ^ v[a], 32);                     \
+        v[c] += v[d];        v[b] = varscope_rotated(v[b] ^ v[c], 24);                     \
+        v[a] += v[b] + m[y]; v[d] = varscope_rotated(v[d] ^ v[a], 16);                     \
+        v[c] += v[d];        v[b] = varscope_rotated(v[b] ^ v[c], 63);
+#define VARSCOPE_ROUND(...) VARSCOPE_BLAKE_ROUND(VARSCOPE_MIX, __VA_ARGS__)
+        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_ROUND)
+#undef VARSCOPE_MIX
+        for (int i = 0; i < 8; i++) h[i] ^= v[i] ^ v[i + 8];
+    }
+    key[0] = h[0];
+    key[1] = h[1];
+}
+
+#if VARSCOPE_TWICE
+/* Four messages of `blocks` blocks each; their numbers are in `which`. */
+VARSCOPE_WIDE
+static void varscope_blake_lanes(const unsigned char *const *messages, const size_t *lengths,
+                                 const size_t which[4], size_t blocks, uint64_t (*keys)[2]) {
+    const __m256i by24 = _mm256_setr_epi8(
+        3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10,
+        3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10);
+    const __m256i by16 = _mm256_setr_epi8(
+        2, 3, 4, 5, 6, 7, 0, 1, 10, 11, 12, 13, 14, 15, 8, 9,
+        2, 3, 4, 5, 6, 7, 0, 1, 10, 11, 12, 13, 14, 15, 8, 9);
+    __m256i h[8], v[16], m[16];
+    unsigned char spare[4][128];
+    for (int i = 0; i < 8; i++) h[i] = _mm256_set1_epi64x((int64_t)varscope_blake_start[i]);
+    h[0] = _mm256_xor_si256(h[0], _mm256_set1_epi64x((int64_t)VARSCOPE_BLAKE_SIZES));
+    h[6] = _mm256_xor_si256(h[6], _mm256_set1_epi64x((int64_t)VARSCOPE_BLAKE_PERSON));
+    for (size_t n = 0; n < blocks; n++) {
+        const unsigned char *block[4];
+        int64_t counted[4];
+        for (int lane = 0; lane < 4; lane++) {
+            size_t length = lengths[which[lane]];
+            block[lane] = varscope_blake_block(messages[which[lane]], length, 128 * n, spare[lane]);
+            counted[lane] = (int64_t)(n + 1 < blocks ? 128 * (n + 1) : length);
+        }
+        for (int i = 0; i < 4; i++) { /* four words of each message, and transposed */
+            __m256i a = _mm256_loadu_si256((const __m256i *)(block[0] + 32 * i));
+            __m256i b = _mm256_loadu_si256((const __m256i *)(block[1] + 32 * i));
+            __m256i c = _mm256_loadu_si256((const __m256i *)(block[2] + 32 * i));
+            __m256i d = _mm256_loadu_si256((const __m256i *)(block[3] + 32 * i));
+            __m256i ab0 = _mm256_unpacklo_epi64(a, b), ab1 = _mm256_unpackhi_epi64(a, b);
+            __m256i cd0 = _mm256_unpacklo_epi64(c, d), cd1 = _mm256_unpackhi_epi64(c, d);
+            m[4 * i] = _mm256_permute2x128_si256(ab0, cd0, 0x20);
+            m[4 * i + 1] = _mm256_permute2x128_si256(ab1, cd1, 0x20);
+            m[4 * i + 2] = _mm256_permute2x128_si256(ab0, cd0, 0x31);
+            m[4 * i + 3] = _mm256_permute2x128_si256(ab1, cd1, 0x31);
+        }
+        for (int i = 0; i < 8; i++) {
+            v[i] = h[i];
+            v[i + 8] = _mm256_set1_epi64x((int64_t)varscope_blake_start[i]);
+        }
+        v[12] = _mm256_xor_si256(v[12], _mm256_loadu_si256((const __m256i *)counted));
+        if (n + 1 == blocks) v[14] = _mm256_xor_si256(v[14], _mm256_set1_epi64x(-1));
+#define VARSCOPE_MIX(a, b, c, d, x, y)                                                     \
+        v[a] = _mm256_add_epi64(_mm256_add_epi64(v[a], m[x]), v[b]);                       \
+        v[d] = _mm256_shuffle_epi32(_mm256_xor_si256(v[d], v[a]), 0xB1);                   \
+        v[c] = _mm256_add_epi64(v[c], v[d]);                                               \
+        v[b] = _mm256_shuffle_epi8(_mm256_xor_si256(v[b], v[c]), by24);                    \
+        v[a] = _mm256_add_epi64(_mm256_add_epi64(v[a], m[y]), v[b]);                       \
+        v[d] = _mm256_shuffle_epi8(_mm256_xor_si256(v[d], v[a]), by16);                    \
+        v[c] = _mm256_add_epi64(v[c], v[d]);                                               \
+        v[b] = _mm256_xor_si256(v[b], v[c]);                                               \
+        v[b] = _mm256_xor_si256(_mm256_srli_epi64(v[b], 63), _mm256_add_epi64(v[b], v[b]));
+        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_ROUND)
+#undef VARSCOPE_MIX
+        for (int i = 0; i < 8; i++)
+            h[i] = _mm256_xor_si256(h[i], _mm256_xor_si256(v[i], v[i + 8]));
+    }
+    uint64_t low[4], high[4];
+    _mm256_storeu_si256((__m256i *)low, h[0]);
+    _mm256_storeu_si256((__m256i *)high, h[1]);
+    for (int lane = 0; lane < 4; lane++) {
+        keys[which[lane]][0] = low[lane];
+        keys[which[lane]][1] = high[lane];
+    }
+}
+#endif
+#undef VARSCOPE_ROUND
+
+/* The keys of n messages: keys[i] is the digest as two words, the lower one of the number that
+ * randomness.path_key returns first. */
 static void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
                                size_t n, uint64_t (*keys)[2]) {
-    for (size_t i = 0; i < n; i++) {
-        uint64_t h[8];
-        const unsigned char *at = messages[i];
-        size_t left = lengths[i], counted = 0;
-        unsigned char tail[128];
-        for (int j = 0; j < 8; j++) h[j] = VARSCOPE_BLAKE_IV[j];
-        h[0] ^= 0x01010010;             /* 16 bytes, no key, fanout and depth 1 */
-        h[6] ^= 0x65706F6373726176ULL;  /* "varscope" */
-        for (; left > 128; at += 128, left -= 128)
-            varscope_blake_block(h, at, counted += 128, 0);
-        memset(tail, 0, 128);
-        if (left) memcpy(tail, at, left);
-        varscope_blake_block(h, tail, counted + left, 1);
-        keys[i][0] = h[0];
-        keys[i][1] = h[1];
+    size_t i = 0;
+#if VARSCOPE_TWICE
+    enum { MOST = 4 }; /* blocks; messages wait here for others of as many */
+    size_t waiting[MOST + 1][4], count[MOST + 1] = {0};
+    for (; varscope_wide && i < n; i++) {
+        size_t blocks = varscope_blake_blocks(lengths[i]);
+        if (blocks > MOST) {
+            varscope_blake(messages[i], lengths[i], keys[i]);
+            continue;
+        }
+        waiting[blocks][count[blocks]++] = i;
+        if (count[blocks] == 4) {
+            varscope_blake_lanes(messages, lengths, waiting[blocks], blocks, keys);
+            count[blocks] = 0;
+        }
     }
+    for (size_t blocks = 1; blocks <= MOST; blocks++)
+        for (size_t j = 0; j < count[blocks]; j++)
+            varscope_blake(messages[waiting[blocks][j]], lengths[waiting[blocks][j]],
+                           keys[waiting[blocks][j]]);
+#endif
+    for (; i < n; i++) varscope_blake(messages[i], lengths[i], keys[i]);
 }
-
-/* --- orthogonal matrices --- */
 
 #endif
