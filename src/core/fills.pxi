@@ -26,9 +26,11 @@ cdef extern from "kernels.h" nogil:
     void varscope_fill_region(const Law *law, const uint64_t *key, uint64_t first, int rank,
                               Axis *axes, void *out) noexcept
     void varscope_words_behind(const uint64_t *key, const uint64_t *counter, uint64_t blocks,
-                             uint64_t *out) noexcept
+                               uint64_t *out) noexcept
     void varscope_words(const uint64_t *key, uint64_t start, uint64_t count,
                         uint64_t *out) noexcept
+    size_t varscope_orthogonalize_room(size_t m, size_t n) noexcept
+    void varscope_orthogonalize(double *matrix, size_t m, size_t n, void *room) noexcept
     int varscope_wide
     bint varscope_has_wide() noexcept
     void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
@@ -185,3 +187,25 @@ def path_keys(list messages not None):
         PyMem_Free(starts)
         PyMem_Free(lengths)
         PyMem_Free(keys)
+
+
+def orthogonalize(matrix):
+    """Give a C-contiguous float64 matrix orthonormal columns; it has no fewer rows than columns.
+
+    It becomes the Q of its QR decomposition, the one for which R has a positive diagonal, and is
+    the same on every machine.
+    """
+    cdef Py_buffer view
+    cdef void *room
+    PyObject_GetBuffer(matrix, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    try:
+        if view.ndim != 2 or view.itemsize != 8 or view.shape[0] < view.shape[1]:
+            raise ValueError("orthogonalize takes a float64 matrix with no more columns than rows")
+        room = PyMem_Malloc(varscope_orthogonalize_room(view.shape[0], view.shape[1]))
+        if room == NULL:
+            raise MemoryError()
+        with nogil:
+            varscope_orthogonalize(<double *>view.buf, view.shape[0], view.shape[1], room)
+        PyMem_Free(room)
+    finally:
+        PyBuffer_Release(&view)

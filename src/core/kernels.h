@@ -29,7 +29,8 @@
  * and rounded once; float16 and bfloat16 values are the float32 ones rounded to nearest even.
  * The relative error of z is below 4e-7 in float32 and below 1e-15 in float64.  ln u is computed
  * from the distance to the nearer end of [0, 1], which is exact, so the smallest values of the
- * normal distribution are as fine as the others.  The largest |z| is 6.8 in float32, 8.6 in float64.
+ * normal distribution are as fine as the others.  The largest |z| is 6.8 in float32 and 8.6
+ * in float64.
  *
  * The approximations interpolate at Chebyshev points; bench/coefficients.py computes and prints
  * them with their errors.
@@ -102,7 +103,7 @@ typedef struct {
     unsigned char pattern[16];
 } varscope_law;
 
-/* --- Philox4x64-10 ------------------------------------------------------------------------------
+/* --- Philox4x64-10 -----------------------------------------------------------------------------
  * Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", 2011.  NumPy counts
  * before its first block, so word w is in the block of counter w / 4 + 1. */
 
@@ -165,7 +166,8 @@ static void varscope_words_behind(const uint64_t key[2], const uint64_t counter[
     }
 }
 
-/* --- float32 ----------------------------------------------------------------------------------- */
+/* --- float32 -----------------------------------------------------------------------------------
+ * The distances and angles are integers first, so nothing is lost where they are small. */
 
 VARSCOPE_BODY uint32_t varscope_bits32(float x) { uint32_t b; memcpy(&b, &x, 4); return b; }
 VARSCOPE_BODY float varscope_float32(uint32_t b) { float x; memcpy(&x, &b, 4); return x; }
@@ -261,7 +263,7 @@ VARSCOPE_BODY void varscope_normal32_within(const varscope_law *law, const uint6
     }
 }
 
-/* --- float64 ------------------------------------------------------------------------------------
+/* --- float64 -----------------------------------------------------------------------------------
  * The same with 52 bits.  Integers below 2**52 become numbers through the bits of 2**52 + n, which
  * every machine has lanes for. */
 
@@ -293,10 +295,12 @@ VARSCOPE_BODY double varscope_log64(uint64_t word) {
 VARSCOPE_BODY void varscope_turn64(uint64_t word, double *cosine, double *sine) {
     static const double p[] = {
         0x1.921fb54442d18p+0, -0x1.4abbce625be53p-1, 0x1.466bc6775aad9p-4, -0x1.32d2cce62ac22p-8,
-        0x1.50783485cbd83p-13, -0x1.e3074b4ff3058p-19, 0x1.e8eed12ee00a3p-25, -0x1.6c5b875d4e739p-31};
+        0x1.50783485cbd83p-13, -0x1.e3074b4ff3058p-19, 0x1.e8eed12ee00a3p-25,
+        -0x1.6c5b875d4e739p-31};
     static const double q[] = {
         -0x1.3bd3cc9be45dep+0, 0x1.03c1f081b5ac4p-2, -0x1.55d3c7e3cbff7p-6, 0x1.e1f506891ae95p-11,
-        -0x1.a6d1f2a086c9p-16, 0x1.f9d3870871194p-22, -0x1.b6de8b8e9ba08p-28, 0x1.1e745e5e09f6dp-34};
+        -0x1.a6d1f2a086c9p-16, 0x1.f9d3870871194p-22, -0x1.b6de8b8e9ba08p-28,
+        0x1.1e745e5e09f6dp-34};
     uint64_t quarter = word + 0x2000000000000000ULL;
     double x = varscope_number(quarter >> 12 & 0x3FFFFFFFFFFFFULL) - 0x1p49;
     x = (x + 0.5) * 0x1p-50;
@@ -306,7 +310,8 @@ VARSCOPE_BODY void varscope_turn64(uint64_t word, double *cosine, double *sine) 
     s = x * (p[0] + z * (p[1] + z * (p[2] + z * s)));
     c = 1.0 + z * (q[0] + z * (q[1] + z * (q[2] + z * c)));
     int odd = (quarter & 0x4000000000000000ULL) != 0;
-    uint64_t top = 0x8000000000000000ULL, sign = quarter & top, other = (quarter ^ quarter << 1) & top;
+    const uint64_t top = 0x8000000000000000ULL;
+    uint64_t sign = quarter & top, other = (quarter ^ quarter << 1) & top;
     *cosine = varscope_float64(varscope_bits64(odd ? s : c) ^ other);
     *sine = varscope_float64(varscope_bits64(odd ? c : s) ^ sign);
 }
@@ -314,14 +319,14 @@ VARSCOPE_BODY void varscope_turn64(uint64_t word, double *cosine, double *sine) 
 VARSCOPE_BODY double varscope_truncated64(uint64_t word) {
     static const double p[] = {
         0x1.fffffffffffffp+0, 0x1.40754d0221922p+6, 0x1.4f6fbaf10030ep+10, 0x1.7f883931752a5p+13,
-        0x1.071bcd3885778p+16, 0x1.c164f8aad02b1p+17, 0x1.e19815a77b997p+18, 0x1.401ae1c25881bp+19,
-        0x1.005cc9ae3e92fp+19, 0x1.d6a4d83797f81p+17, 0x1.c876d76f1082ap+15, 0x1.96d93c30b677bp+12,
-        0x1.f8d5673f824cdp+7, 0x1.7fef3570cfe62p+0};
+        0x1.071bcd3885778p+16, 0x1.c164f8aad02b1p+17, 0x1.e19815a77b997p+18,
+        0x1.401ae1c25881bp+19, 0x1.005cc9ae3e92fp+19, 0x1.d6a4d83797f81p+17,
+        0x1.c876d76f1082ap+15, 0x1.96d93c30b677bp+12, 0x1.f8d5673f824cdp+7, 0x1.7fef3570cfe62p+0};
     static const double q[] = {
         0x1p+0, 0x1.4e2317fd0f054p+5, 0x1.6ee6f26c1eb17p+9, 0x1.bb4e496e6e119p+12,
         0x1.44397eaf585ap+15, 0x1.2a697429f139dp+17, 0x1.5d4ab9cfe49b6p+18, 0x1.01e7e5de1e759p+19,
-        0x1.d52585a82c7aep+18, 0x1.f825bd6435235p+17, 0x1.2b5fad77f737dp+16, 0x1.601d9695c2c46p+13,
-        0x1.4fa5780461f5ap+9, 0x1.44d27479ff67dp+3};
+        0x1.d52585a82c7aep+18, 0x1.f825bd6435235p+17, 0x1.2b5fad77f737dp+16,
+        0x1.601d9695c2c46p+13, 0x1.4fa5780461f5ap+9, 0x1.44d27479ff67dp+3};
     double v = (varscope_number(word >> 12) - 0x1p51 + 0.5) * 0x1p-51, w = (1.0 - v) * (1.0 + v);
     double above = p[8] + w * (p[9] + w * (p[10] + w * (p[11] + w * (p[12] + w * p[13]))));
     double below = q[8] + w * (q[9] + w * (q[10] + w * (q[11] + w * (q[12] + w * q[13]))));
@@ -365,7 +370,7 @@ VARSCOPE_BODY void varscope_normal64_within(const varscope_law *law, const uint6
         out[i] = varscope_clamped64(a + b * varscope_truncated64(words[i]), bottom, top);
 }
 
-/* --- float16, bfloat16, integers ---------------------------------------------------------------- */
+/* --- float16, bfloat16, integers ------------------------------------------------------------ */
 
 /* To nearest even.  Not for NaN, which no law has. */
 VARSCOPE_BODY uint16_t varscope_bfloat16(float x) {
@@ -389,7 +394,7 @@ VARSCOPE_BODY uint64_t varscope_integer(const varscope_law *law, uint64_t word) 
     return (uint64_t)law->low + high;
 }
 
-/* --- runs of elements --------------------------------------------------------------------------- */
+/* --- runs of elements ----------------------------------------------------------------------- */
 
 /* A chunk of values is 16 groups of words, 128 words or 1 KiB. */
 enum { VARSCOPE_GROUPS = 16, VARSCOPE_WORDS = 8 * VARSCOPE_GROUPS };
@@ -406,15 +411,14 @@ typedef union {
 VARSCOPE_BODY void varscope_transform(const varscope_law *law, const uint64_t *words,
                                       size_t count, varscope_values *values) {
     if (law->kind == LAW_INTEGERS) {
-        size_t i;
-        switch (law->itemsize) {
-        case 1: for (i = 0; i < count; i++) values->u8[i] = (uint8_t)varscope_integer(law, words[i]);
-            break;
-        case 2: for (i = 0; i < count; i++) values->u16[i] = (uint16_t)varscope_integer(law, words[i]);
-            break;
-        case 4: for (i = 0; i < count; i++) values->u32[i] = (uint32_t)varscope_integer(law, words[i]);
-            break;
-        default: for (i = 0; i < count; i++) values->u64[i] = varscope_integer(law, words[i]);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t value = varscope_integer(law, words[i]);
+            switch (law->itemsize) {
+            case 1: values->u8[i] = (uint8_t)value; break;
+            case 2: values->u16[i] = (uint16_t)value; break;
+            case 4: values->u32[i] = (uint32_t)value; break;
+            default: values->u64[i] = value;
+            }
         }
     } else if (law->type == TYPE_F64) {
         if (law->kind == LAW_UNIFORM) varscope_uniform64(law, words, count, values->f64);
@@ -640,7 +644,7 @@ static void varscope_fill_region(const varscope_law *law, const uint64_t key[2],
     }
 }
 
-/* --- BLAKE2b ------------------------------------------------------------------------------------
+/* --- BLAKE2b -----------------------------------------------------------------------------------
  * RFC 7693: 16 bytes, no key, the person "varscope".  A path of a model fills one or two blocks of
  * 128 bytes, so a key costs about as much as sixteen float32.  Four messages of equally many
  * blocks are hashed in the four lanes of an AVX2 register. */
@@ -819,6 +823,158 @@ static void varscope_path_keys(const unsigned char *const *messages, const size_
                            keys[waiting[blocks][j]]);
 #endif
     for (; i < n; i++) varscope_blake(messages[i], lengths[i], keys[i]);
+}
+
+/* --- orthonormal columns -----------------------------------------------------------------------
+ * The Q of the QR decomposition whose R has a positive diagonal, by Householder reflections
+ * (Golub and Van Loan, "Matrix Computations", 5.2).  A library's result would vary with the
+ * machine, in its last bits and in its signs.  Here each sum has one order: sums run over rows,
+ * many columns at a time, so that the lanes of a register never hold parts of one sum.
+ *
+ * Reflections are collected in panels of 32 and applied together as I - V T V' (Schreiber and Van
+ * Loan, "A storage-efficient WY representation for products of Householder transformations",
+ * 1989), to strips of columns whose intermediate result stays in the first cache.  V takes the
+ * place of the columns that it was made of, ones and zeros included: R is not kept, only the signs
+ * of its diagonal.  Then the panels are applied to the columns of the identity, the last one
+ * first.  4 m n**2 operations at most, more than 10 a nanosecond with AVX2. */
+
+enum { VARSCOPE_PANEL = 32, VARSCOPE_STRIP = 64 };
+
+typedef double varscope_row[VARSCOPE_PANEL];
+
+/* x += a y, for whole rows. */
+VARSCOPE_BODY void varscope_add(double *x, double a, const double *y, size_t count) {
+    for (size_t i = 0; i < count; i++) x[i] += a * y[i];
+}
+
+/* The panel becomes V, of n reflections, and t their T; sign[j] that of the j-th diagonal of R. */
+VARSCOPE_BODY void varscope_reflect(varscope_row *v, size_t m, size_t n, varscope_row *t,
+                                    double *sign) {
+    varscope_row tau, w;
+    for (size_t j = 0; j < n; j++) {
+        double rest = 0, head = v[j][j];
+        for (size_t i = j + 1; i < m; i++) rest += v[i][j] * v[i][j];
+        double norm = sqrt(head * head + rest);
+        double diagonal = head > 0 ? -norm : norm;
+        sign[j] = head > 0 ? -1 : 1;
+        tau[j] = norm > 0 ? (diagonal - head) / diagonal : 0;
+        double scale = norm > 0 ? 1 / (head - diagonal) : 0;
+        for (size_t k = j + 1; k < n; k++) w[k] = v[j][k];
+        for (size_t i = j + 1; i < m; i++) {
+            v[i][j] *= scale;
+            varscope_add(w + j + 1, v[i][j], v[i] + j + 1, n - j - 1);
+        }
+        for (size_t i = j + 1; i < m; i++)
+            varscope_add(v[i] + j + 1, -tau[j] * v[i][j], w + j + 1, n - j - 1);
+        for (size_t i = 0; i < j; i++) v[i][j] = 0; /* above was R */
+        v[j][j] = 1;
+    }
+    varscope_row gram[VARSCOPE_PANEL];
+    memset(gram, 0, sizeof gram);
+    memset(t, 0, sizeof gram);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) varscope_add(gram[j], v[i][j], v[i], n);
+    for (size_t j = 0; j < n; j++) {
+        t[j][j] = tau[j];
+        for (size_t i = 0; i < j; i++) {
+            double sum = 0;
+            for (size_t k = i; k < j; k++) sum += t[i][k] * gram[k][j];
+            t[i][j] = -tau[j] * sum;
+        }
+    }
+}
+
+/* a - V T V' a, or with T', for a of m rows and `columns` columns. */
+VARSCOPE_BODY void varscope_apply(const varscope_row *v, size_t m, size_t n,
+                                  const varscope_row *t, int transposed, double *a,
+                                  size_t columns, size_t stride) {
+    double w[VARSCOPE_PANEL][VARSCOPE_STRIP], u[VARSCOPE_PANEL][VARSCOPE_STRIP];
+    for (size_t start = 0; start < columns; start += VARSCOPE_STRIP) {
+        size_t count = columns - start < VARSCOPE_STRIP ? columns - start : VARSCOPE_STRIP;
+        double *strip = a + start;
+        memset(w, 0, sizeof w);
+        memset(u, 0, sizeof u);
+        size_t i = 0;
+        for (; i + 4 <= m; i += 4) { /* four rows a pass over w */
+            const double *r0 = strip + i * stride, *r1 = r0 + stride;
+            const double *r2 = r1 + stride, *r3 = r2 + stride;
+            for (size_t k = 0; k < n; k++) {
+                double c0 = v[i][k], c1 = v[i + 1][k], c2 = v[i + 2][k], c3 = v[i + 3][k];
+                for (size_t j = 0; j < count; j++)
+                    w[k][j] = w[k][j] + c0 * r0[j] + c1 * r1[j] + c2 * r2[j] + c3 * r3[j];
+            }
+        }
+        for (; i < m; i++)
+            for (size_t k = 0; k < n; k++) varscope_add(w[k], v[i][k], strip + i * stride, count);
+        for (size_t k = 0; k < n; k++)
+            for (size_t l = 0; l < n; l++)
+                varscope_add(u[k], transposed ? t[l][k] : t[k][l], w[l], count);
+        for (i = 0; i < m; i++) {
+            double *row = strip + i * stride;
+            for (size_t k = 0; k < VARSCOPE_PANEL; k += 4) { /* what is beyond n is zero */
+                double c0 = v[i][k], c1 = v[i][k + 1], c2 = v[i][k + 2], c3 = v[i][k + 3];
+                for (size_t j = 0; j < count; j++)
+                    row[j] = row[j] - c0 * u[k][j] - c1 * u[k + 1][j] - c2 * u[k + 2][j] -
+                             c3 * u[k + 3][j];
+            }
+        }
+    }
+}
+
+VARSCOPE_BODY void varscope_orthonormal(double *a, size_t m, size_t n, varscope_row *v,
+                                        varscope_row *t, double *sign) {
+    size_t first, width;
+    for (first = 0; first < n; first += VARSCOPE_PANEL) {
+        width = n - first < VARSCOPE_PANEL ? n - first : VARSCOPE_PANEL;
+        double *corner = a + first * n + first;
+        memset(v, 0, (m - first) * sizeof *v);
+        for (size_t i = 0; i < m - first; i++) memcpy(v[i], corner + i * n, 8 * width);
+        varscope_reflect(v, m - first, width, t + first, sign + first);
+        varscope_apply(v, m - first, width, t + first, 1, corner + width, n - first - width, n);
+        for (size_t i = 0; i < m - first; i++) memcpy(corner + i * n, v[i], 8 * width);
+    }
+    while (first > 0) {
+        first -= VARSCOPE_PANEL;
+        width = n - first < VARSCOPE_PANEL ? n - first : VARSCOPE_PANEL;
+        double *corner = a + first * n + first;
+        memset(v, 0, (m - first) * sizeof *v);
+        for (size_t i = 0; i < m - first; i++) {
+            memcpy(v[i], corner + i * n, 8 * width);
+            memset(corner + i * n, 0, 8 * width);
+            /* to the right of the panel, its rows are still what they were made of */
+            if (i < width) memset(corner + i * n, 0, 8 * (n - first));
+            if (i < width) corner[i * n + i] = 1;
+        }
+        varscope_apply(v, m - first, width, t + first, 0, corner, n - first, n);
+    }
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) a[i * n + j] *= sign[j];
+}
+
+#if VARSCOPE_TWICE
+VARSCOPE_WIDE
+static void varscope_orthonormal_wide(double *a, size_t m, size_t n, varscope_row *v,
+                                      varscope_row *t, double *sign) {
+    varscope_orthonormal(a, m, n, v, t, sign);
+}
+#endif
+
+/* What varscope_orthogonalize needs beside the matrix, in bytes. */
+static size_t varscope_orthogonalize_room(size_t m, size_t n) {
+    return (m + n + VARSCOPE_PANEL) * sizeof(varscope_row) + n * sizeof(double);
+}
+
+/* A C-contiguous matrix of m rows and n columns, m >= n, gets orthonormal columns in its place. */
+static void varscope_orthogonalize(double *a, size_t m, size_t n, void *room) {
+    varscope_row *v = room, *t = v + m;
+    double *sign = (double *)(t + n + VARSCOPE_PANEL);
+#if VARSCOPE_TWICE
+    if (varscope_wide) {
+        varscope_orthonormal_wide(a, m, n, v, t, sign);
+        return;
+    }
+#endif
+    varscope_orthonormal(a, m, n, v, t, sign);
 }
 
 #endif
