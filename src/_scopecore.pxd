@@ -62,6 +62,7 @@ cdef struct Name:
     bint numbered              # a name base_N with this base may be in the table
     bint named_op              # the op names may hold it, below some node
     bint of_variable           # some variable has it as its last component
+    bint of_partition          # the same for variables that were made in parts
 
 cdef class NameTable:
     cdef Name *names
@@ -233,6 +234,7 @@ cdef class Registry:
     cdef dict site_ids
     cdef dict derived                   # what was derived from PLAIN here: see Defaults.derive
     cdef dict renamed                   # row -> suffix, where the op name was already taken
+    cdef dict partitions                # (node, name) in one int -> what was made in parts
     cdef uint64_t serial
     cdef readonly bint finalized
     cdef object __weakref__
@@ -254,6 +256,10 @@ cdef class Registry:
     cdef uint32_t spec_id(self, Spec spec) except NONE
     cdef object commit(self, uint32_t node, uint32_t name, uint32_t spec, uint32_t site,
                        uint32_t missed_at)
+    cdef int put(self, uint32_t node, uint32_t name, uint32_t spec, uint32_t site, Handle new,
+                 Creation creation) except -1
+    cdef bint can_hold(self, uint32_t node, uint32_t name, list parts)
+    cdef object partition(self, uint32_t node, uint32_t name)
     cdef int withdraw(self, Creation creation) except -1
     # op names
     cdef int rename(self, uint32_t node, uint32_t name, Creation creation) except -1
@@ -269,12 +275,14 @@ cdef class Registry:
     cdef int as_name_scope(self, uint32_t node, NameScopeRef *scope) except -1
     cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) noexcept
     cdef str name_scope_path(self, NameScopeRef ref)
+    cdef list rows_of(self, list chosen, str scope)
 
 # What a row was made of, so that it can be withdrawn: see journals in the pyx.
 cdef class Creation:
     cdef Handle handle
     cdef NameScopeRef scope             # of its op name
     cdef uint32_t counter               # which that had before
+    cdef object partition               # its key, on the first part of a variable made in parts
 
 # What Python code holds of a row.  The row points back without owning: see Handle in the pyx.
 cdef class Handle:

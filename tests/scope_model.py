@@ -28,9 +28,14 @@ class Scope(SimpleNamespace):
     """What opening a scope yields: `name`, `reuse` and `original_name_scope`."""
 
 
+class Parts(list):
+    """What was made in parts: its shards, with `name` and `spec`."""
+
+
 class Model:
     def __init__(self):
-        self.variables = {}  # key: variable, in the order of creation
+        self.variables = {}  # key: variable, in the order of creation; shards too
+        self.partitioned = {}  # key: what was made in parts
         self.op_names = set()  # of variables and name scopes; none is ever given back
         self.marks = frozenset()  # the scope paths that a default name has to avoid
         self.scope = Scope(name="", reuse=False, original_name_scope="")
@@ -43,7 +48,8 @@ class Model:
 
     def as_seen_by_new_thread(self):
         thread = Model()
-        thread.variables, thread.op_names = self.variables, self.op_names
+        thread.variables, thread.partitioned = self.variables, self.partitioned
+        thread.op_names = self.op_names
         return thread
 
     def unique_name(self, name, mark_as_used=True):
@@ -87,14 +93,41 @@ class Model:
 
     def get_variable(self, name, shape=(), dtype=None):
         key, spec = join(self.scope.name, name), (tuple(shape), dtype or "float32")
+        if key in self.partitioned:
+            if self.scope.reuse is False:
+                raise ValueError(f"{key} was made in parts")
+            return self.same(self.partitioned[key], spec)
         if key in self.variables and self.scope.reuse is False:
             raise ValueError(f"{key} already exists")
         if key not in self.variables and self.scope.reuse is True:
             raise ValueError(f"{key} does not exist")
         if key not in self.variables:
-            with self.name_scope(None):
-                name = f"{self.unique_name(key)}:0"
-            self.variables[key] = SimpleNamespace(name=name, spec=spec)
-        if self.variables[key].spec != spec:
-            raise ValueError(f"{key} has another shape or dtype")
+            self.create(key, spec)
+        return self.same(self.variables[key], spec)
+
+    def get_partitioned(self, name, slices, shape, dtype=None):
+        key, spec = join(self.scope.name, name), (tuple(shape), dtype or "float32")
+        if key in self.variables:
+            raise ValueError(f"{key} was made whole")
+        if key in self.partitioned and self.scope.reuse is False:
+            raise ValueError(f"{key} already exists")
+        if key not in self.partitioned and self.scope.reuse is True:
+            raise ValueError(f"{key} does not exist")
+        if key not in self.partitioned:
+            shards = (self.create(f"{key}/part_{i}", spec) for i in range(slices))
+            parts = self.partitioned[key] = Parts(shards)
+            parts.name, parts.spec = key, spec
+        if len(self.partitioned[key]) != slices:
+            raise ValueError(f"{key} has another number of parts")
+        return self.same(self.partitioned[key], spec)
+
+    def create(self, key, spec):
+        with self.name_scope(None):
+            name = f"{self.unique_name(key)}:0"
+        self.variables[key] = SimpleNamespace(name=name, spec=spec)
         return self.variables[key]
+
+    def same(self, variable, spec):
+        if variable.spec != spec:
+            raise ValueError(f"{variable.name} has another shape or dtype")
+        return variable

@@ -13,10 +13,11 @@ import varscope
 PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
     {"errors", "_scopecore"},
-    {"shapes", "regularizers", "partitioners"},
-    {"randomness"},
+    {"shapes", "regularizers"},
+    {"randomness", "partitioners"},
     {"initializers", "devices"},
     {"variables", "storage"},
+    {"partitioned"},
     {"creation"},
     {"graph", "scopes"},
     {"checkpoint", "summary", "plots"},

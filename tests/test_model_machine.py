@@ -110,10 +110,18 @@ class Pair:
         ]
         assert outcomes[0] == outcomes[1]
 
+    def get_partitioned(self, name, slices):
+        cut = vs.fixed_size_partitioner(slices)
+        outcomes = [
+            self.outcome(self.model.get_partitioned, name, slices, (2,)),
+            self.outcome(vs.get_variable, name, (2,), None, vs.zeros, partitioner=cut),
+        ]
+        assert outcomes[0] == outcomes[1]
+
     @staticmethod
-    def outcome(get_variable, *arguments):
+    def outcome(get_variable, *arguments, **options):
         try:
-            return get_variable(*arguments).name
+            return get_variable(*arguments, **options).name
         except ValueError as error:
             words = ["already exists", "does not exist"]
             return [word for word in words if word in str(error)]
@@ -174,6 +182,10 @@ class ScopeMachine(RuleBasedStateMachine):
     def get_variable(self, name, dtype):
         self.pair.get(name, dtype)
 
+    @rule(name=variables, slices=st.integers(1, 2))
+    def get_partitioned(self, name, slices):
+        self.pair.get_partitioned(name, slices)
+
     @rule()
     def reuse_the_current_scope(self):
         self.pair.reuse_here()
@@ -224,6 +236,7 @@ class Interruption(BaseException):
 
 plain_steps = st.one_of(
     st.tuples(st.just("get"), variables, dtypes),
+    st.tuples(st.just("get_partitioned"), variables, st.integers(1, 2)),
     st.tuples(st.just("unique_name"), op_names, st.booleans()),
     st.tuples(st.just("reuse_here")),
     st.tuples(st.just("reuse_captured"), positions),

@@ -522,8 +522,9 @@ def test_what_is_known_of_the_shape_must_hold(shape, refused):
         {"shape": None, "dtype": "int8", "initializer": np.ones(2)},
         {"collections": ["mine", []]},
         {"custom_getter": 3},
-        {"regularizer": np.sum},
-        {"partitioner": lambda shape, dtype: [2]},
+        {"regularizer": 3},
+        {"partitioner": 3},
+        {"partitioner": lambda shape, dtype: [2, 2]},
         {"caching_device": "cpu"},
     ],
     ids=lambda options: "-".join(options),
@@ -792,8 +793,6 @@ def test_a_getter_that_is_not_callable_is_a_value_error(wrong, where, refused):
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("regularizer", lambda value: None),
-        ("partitioner", lambda shape, dtype: [2]),
         ("caching_device", "cpu"),
         ("caching_device", lambda variable: "cpu"),
     ],

@@ -154,6 +154,16 @@ cdef class Handle:
         self.graph.table.rows[self.row].spec = self.graph.spec_id(spec)
 
     @property
+    def _whole(self):
+        """What is kept of the variable that was made in parts and may have this one as a part."""
+        cdef Node *node
+        self.check()
+        node = &self.graph.tree.nodes[self.graph.table.rows[self.row].node]
+        if node.parent == NONE or not self.graph.names.names[node.name].of_partition:
+            return None
+        return self.graph.partition(node.parent, node.name)
+
+    @property
     def _content(self):
         cdef PyObject *content
         self.check()

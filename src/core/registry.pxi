@@ -21,7 +21,7 @@ cdef class Registry:
         self.op_names = OpNames()
         self.specs, self.spec_ids = [], {}
         self.sites, self.site_ids = [], {}
-        self.renamed, self.derived = {}, {}
+        self.renamed, self.derived, self.partitions = {}, {}, {}
         self.serial = next_serial
         next_serial += 1
 
@@ -149,7 +149,6 @@ cdef class Registry:
         """
         cdef Handle new
         cdef Creation creation = noted() if journals else None
-        cdef Name *n
         if self.finalized:
             raise errors.FinalizedGraphError.variable(self.join(node, name))
         new = new_handle()
@@ -157,8 +156,17 @@ cdef class Registry:
         # can: a graph that has not grown since still lacks the name.
         if self.table.count != missed_at and self.table.find(node, name) != NONE:
             return None
+        if self.names.names[name].of_partition and self.partition(node, name) is not None:
+            return None
+        self.put(node, name, spec, site, new, creation)
+        return new
+
+    @cython.final
+    cdef int put(self, uint32_t node, uint32_t name, uint32_t spec, uint32_t site, Handle new,
+                 Creation creation) except -1:
+        """Add the row of a new handle; all that can fail happens before."""
+        cdef Name *n = &self.names.names[name]
         self.table.reserve()
-        n = &self.names.names[name]
         if n.named_op or n.suffix:             # for most names this was never so: a bit to read
             self.rename(node, name, creation)
         new.row = self.table.add(node, name, spec, site)
@@ -167,7 +175,7 @@ cdef class Registry:
         self.table.rows[new.row].handle = <PyObject *>new
         if creation is not None:
             creation.handle = new
-        return new
+        return 0
 
     @cython.final
     cdef int rename(self, uint32_t node, uint32_t name, Creation creation) except -1:
@@ -206,6 +214,8 @@ cdef class Registry:
                         if key != row}
         self.table.remove(row)
         creation.handle.row = NONE
+        if creation.partition is not None:
+            self.partitions.pop(creation.partition, None)
         Py_XDECREF(content)
         return 0
 
@@ -221,6 +231,102 @@ cdef class Registry:
         id = self.spec_id(spec)
         site = current_site(self)
         return self.commit(node, name, id, site, NONE)
+
+    # --- variables made in parts: no rows, only their parts have some
+    @cython.final
+    cdef object partition(self, uint32_t node, uint32_t name):
+        """What is kept of the variable of this name that was made in parts, or None."""
+        return self.partitions.get(partition_key(node, name))
+
+    def _partition(self, str path):
+        """What is kept of the variable of this full name that was made in parts, or None."""
+        cdef uint32_t node = ROOT, id
+        cdef Py_ssize_t slash
+        if not self.partitions:
+            return None
+        path = exact(path, "name")
+        slash = path.rfind("/")
+        leaf = path[slash + 1:]
+        id = self.names.find(<PyObject *>leaf)
+        if id == NONE or not self.names.names[id].of_partition:
+            return None
+        if slash >= 0:
+            node = self.seek(ROOT, path[:slash])
+        return None if node == NONE else self.partition(node, id)
+
+    def _partitions(self):
+        """`[(path, what is kept), ...]` of all variables that were made in parts, in order."""
+        cdef list found = []
+        cdef uint64_t key
+        for number, kept in list(self.partitions.items()):
+            key = number
+            found.append((self.join(<uint32_t>(key >> 32), <uint32_t>key), kept))
+        return found
+
+    def _add_parts(self, str path, kept, list specs, list handles):
+        """Register a variable as path/part_0, path/part_1, ... of these specs: all, or none.
+
+        The handles are put into the list before anybody can see the parts.  False where the path
+        or the name of a part is taken.
+        """
+        cdef uint32_t node = ROOT, name, below, site
+        cdef Py_ssize_t i
+        cdef Creation creation
+        cdef list parts = [], ids = [], creations = []
+        cdef list journal = journals.get(PyThread_get_thread_ident()) if journals else None
+        cdef bint collecting
+        if self.finalized:
+            raise errors.FinalizedGraphError.variable(path)
+        name = self.locate(&node, exact(path, "name"))
+        below = self.tree.child(node, name)
+        site = current_site(self)
+        key = partition_key(node, name)
+        for i in range(len(specs)):
+            parts.append(self.names.intern(f"part_{i}"))
+            ids.append(self.spec_id(specs[i]))
+            handles.append(new_handle())
+            creations.append(Creation())
+            PyErr_CheckSignals()
+        (<Creation>creations[0]).partition = key
+        if journal is not None:
+            journal.extend(creations)
+        # From here on no code but this runs, so nobody sees some of the parts.
+        collecting = hold_collector()
+        try:
+            if not self.can_hold(node, name, parts):
+                return False
+            self.partitions[key] = kept
+            for i in range(len(parts)):
+                self.put(below, <uint32_t>parts[i], <uint32_t>ids[i], site, <Handle>handles[i],
+                         <Creation>creations[i])
+            self.names.names[name].of_partition = True
+        except BaseException:
+            for creation in reversed(creations):
+                if creation.handle is not None:
+                    self.withdraw(creation)
+            self.partitions.pop(key, None)
+            raise
+        finally:
+            release_collector(collecting)
+        return True
+
+    @cython.final
+    cdef bint can_hold(self, uint32_t node, uint32_t name, list parts):
+        """Whether neither the name nor that of a part is there."""
+        cdef uint32_t below = self.tree.find(node, name)
+        if self.table.find(node, name) != NONE or self.partition(node, name) is not None:
+            return False
+        for part in parts:
+            if self.table.find(below, <uint32_t>part) != NONE:
+                return False
+        return True
+
+    def _load_partition(self, str path, kept):
+        """Note a variable made in parts as it was elsewhere; its parts are loaded by themselves."""
+        cdef uint32_t node = ROOT
+        cdef uint32_t name = self.locate(&node, path)
+        self.partitions[partition_key(node, name)] = kept
+        self.names.names[name].of_partition = True
 
     def _load(self, str path, Spec spec not None, suffix, site):
         """Register a variable as it was elsewhere: op name and creation site are given."""
@@ -329,14 +435,28 @@ cdef class Registry:
 
     def _rows_in(self, key, str scope=None):
         """The rows of a collection, those of one scope only where one is given."""
-        cdef uint32_t row
-        cdef list rows = [], chosen = []
-        cdef uint32_t node = ROOT
+        cdef list chosen = []
+        for spec in self.specs:
+            chosen.append(key in (<Spec>spec).collections)
+        return self.rows_of(chosen, scope)
+
+    def _regularized(self, str scope=None):
+        """The rows of variables with a regularizer, those of one scope only where one is given."""
+        cdef list chosen = []
+        for spec in self.specs:
+            chosen.append((<Spec>spec).regularizer is not None)
+        return self.rows_of(chosen, scope)
+
+    @cython.final
+    cdef list rows_of(self, list chosen, str scope):
+        """The rows whose spec is chosen, those of one scope only where one is given."""
+        cdef uint32_t row, leaf = NONE, node = ROOT
+        cdef list rows = []
         if scope:
             node = self.seek(ROOT, scope)
-            leaf = self._row(scope)
-        for spec in self.specs:            # last: a collection may make variables, and specs
-            chosen.append(key in (<Spec>spec).collections)
+            leaf = self.find_row(ROOT, scope)
+        while len(chosen) < len(self.specs):    # looking may have started a collection
+            chosen.append(False)
         for row in range(self.table.count):
             if chosen[self.table.rows[row].spec] and (
                     not scope or row == leaf
@@ -565,8 +685,20 @@ cdef class Registry:
         return self.name_scope_path(name_scope_of(self))
 
 
+cdef inline object partition_key(uint32_t node, uint32_t name):
+    return <uint64_t>node << 32 | name
+
+
 cdef inline str suffixed(str base, uint32_t suffix):
     return f"{base}_{suffix}"
+
+
+def swap_first(list cell, old, new):
+    """Put `new` in the place of `old` at the front of a list, unless somebody was quicker."""
+    if cell[0] is not old:
+        return False
+    cell[0] = new
+    return True
 
 
 # === Where a variable was created ===============================================================

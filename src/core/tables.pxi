@@ -203,6 +203,7 @@ cdef class NameTable:
         self.names[id].suffix = trailing_number(text)
         self.names[id].base = base
         self.names[id].numbered = self.names[id].named_op = self.names[id].of_variable = False
+        self.names[id].of_partition = False
         self.slots[at] = id
         self.count += 1
         return id

@@ -7,8 +7,9 @@ The core calls `create_or_share` when it has not seen the like before, or when a
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from varscope._scopecore import (
     AUTO_REUSE,
     ComposedGetter,
     Defaults,
-    Handle,
     Registry,
     Spec,
     all_or_nothing,
@@ -31,12 +31,17 @@ from varscope.errors import (
     InvalidShapeError,
     NotCallableError,
     NotYetError,
+    PartitionerError,
+    PartitionMismatchError,
     ReuseError,
     ShapeMismatchError,
     VariableExistsError,
     VariableMissingError,
 )
-from varscope.regularizers import no_regularizer
+from varscope.partitioned import PartitionedVariable, add_partitioned, find_partitioned
+from varscope.partitioners import call_partitioner
+from varscope.regularizers import is_off
+from varscope.variables import Variable
 
 
 class GraphKeys:
@@ -159,7 +164,7 @@ class TrueGetter:
         partitioner: Any = None,
         validate_shape: Any = True,
         constraint: Any = None,
-    ) -> Handle:
+    ) -> Variable | PartitionedVariable:
         graph, scope, origin, default_dtype = self._facts
         if reuse is None:
             reuse = self._reuse
@@ -173,22 +178,70 @@ class TrueGetter:
         return resolve(request)
 
 
-def resolve(request: VariableRequest) -> Handle:
+def resolve(request: VariableRequest) -> Variable | PartitionedVariable:
     """Share or create, as the request's reuse says."""
-    graph = request.graph
+    graph, name = request.graph, request.name
+    if request.partitioner is not None and not is_hook(request.partitioner):
+        raise NotCallableError.partitioner(request.partitioner)
     while True:
-        found = graph._find(request.name)
-        if found is not None:
-            if request.reuse is False:
-                raise VariableExistsError.of(request.name, found.creation_site, request.scope)
-            check_shareable(request, found)
-            return found
+        whole = graph._find(name)
+        if whole is not None:
+            return share_whole(request, whole)
+        parts = find_partitioned(graph, name)
+        if parts is not None:
+            return share_parts(request, parts)
         if request.reuse is True:
             raise missing(request)
-        made = graph._add(request.name, plan(request))
+        made = create(request)
         if made is not None:
             return made
         # Another thread was quicker: look again.
+
+
+def create(request: VariableRequest) -> Variable | PartitionedVariable | None:
+    """One more variable; None where another thread was quicker."""
+    spec = plan(request)
+    if not is_cut(request, spec.shape):
+        return request.graph._add(request.name, spec)
+    if not shapes.is_known(spec.shape):
+        raise PartitionerError.unknown_shape(request.name, spec.shape)
+    return add_partitioned(request.graph, request.name, spec, partitions_for(request, spec))
+
+
+def is_cut(request: VariableRequest, shape: shapes.Shape | None) -> bool:
+    """Whether the partitioner has a say: never for a scalar, which has no axis to cut along."""
+    return request.partitioner is not None and shape != ()
+
+
+def partitions_for(request: VariableRequest, spec: Spec) -> tuple[int, ...]:
+    """How the request's partitioner cuts a variable of this spec."""
+    return call_partitioner(request.partitioner, request.name, spec.shape, spec.dtype)  # type: ignore[arg-type]
+
+
+def share_whole(request: VariableRequest, found: Variable) -> Variable:
+    """A variable that is there and was made whole, if that is what was asked for."""
+    asked = found.shape if request.shape is None else shapes.as_shape(request.shape)
+    if is_cut(request, asked):
+        raise PartitionMismatchError.made_whole(request.name, found.creation_site)
+    if request.reuse is False:
+        raise VariableExistsError.of(request.name, found.creation_site, request.scope)
+    check_shareable(request, found._spec)
+    return found
+
+
+def share_parts(request: VariableRequest, found: PartitionedVariable) -> PartitionedVariable:
+    """A variable that is there and was made in parts, if that is what was asked for."""
+    site, partitions = found.creation_site, found.partitions
+    if request.reuse is False and request.partitioner is None:
+        raise PartitionMismatchError.made_in_parts(request.name, site, partitions)
+    if request.reuse is False:
+        raise VariableExistsError.of(request.name, site, request.scope)
+    check_shareable(request, found._spec)
+    if request.partitioner is not None:
+        asked = partitions_for(request, found._spec)
+        if asked != partitions:
+            raise PartitionMismatchError.other_parts(request.name, site, partitions, asked)
+    return found
 
 
 def missing(request: VariableRequest) -> VariableMissingError:
@@ -207,9 +260,8 @@ def missing(request: VariableRequest) -> VariableMissingError:
     )
 
 
-def check_shareable(request: VariableRequest, found: Handle) -> None:
+def check_shareable(request: VariableRequest, spec: Spec) -> None:
     """Whether the variable that is there is what was asked for."""
-    spec = found._spec
     shape, dtype = shapes.as_shape(request.shape), request.dtype
     if initializers.is_value(request.initializer):
         value = initializers.as_value(request.initializer)
@@ -256,7 +308,7 @@ def plan(request: VariableRequest) -> Spec:
             shape,
         )
     return Spec(
-        shape, dtype, initializer, given_regularizer(request), request.trainable,
+        shape, dtype, shared(initializer), given_regularizer(request), request.trainable,
         as_collections(request), request.caching_device or None, request.constraint,
         request.validate_shape, repeatable,
     )  # fmt: skip
@@ -278,16 +330,56 @@ def check_value(request: VariableRequest, value: np.ndarray) -> None:
 
 def given_regularizer(request: VariableRequest) -> Any:
     """The regularizer, None where that means none."""
-    return None if request.regularizer is no_regularizer else request.regularizer
+    if is_off(request.regularizer):
+        return None
+    if not is_hook(request.regularizer):
+        raise NotCallableError.regularizer(request.regularizer)
+    return shared(request.regularizer)
+
+
+def is_hook(value: Any) -> bool:
+    """Whether it can be called as it is: `l2_regularizer` still needs its scale."""
+    return callable(value) and not isinstance(value, type)
+
+
+_built_in: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+
+def shared(hook: Any) -> Any:
+    """The first of equal built-in initializers or regularizers that is still there.
+
+    Hooks count by identity in a spec.  A model that writes `l2_regularizer(1e-4)` in each of a
+    million calls is to have one spec all the same.
+    """
+    key = content_of(hook)
+    return hook if key is None else _built_in.setdefault(key, hook)
+
+
+def content_of(hook: Any) -> tuple[Any, ...] | None:
+    """The class of a built-in hook and its settings as something to compare; None for others."""
+    kind = type(hook)
+    if kind.__module__ not in ("varscope.initializers", "varscope.regularizers"):
+        return None
+    if not is_dataclass(kind) or isinstance(hook, initializers.Value):
+        return None  # a function, or the value of one variable
+    return kind, *(setting(getattr(hook, field.name)) for field in fields(hook))
+
+
+def setting(value: Any) -> Hashable:
+    """A setting as something that is equal only where it is the same: 0.0 is not -0.0, 1 not True.
+
+    What cannot be told apart that way counts by identity; the hook keeps it alive.
+    """
+    if isinstance(value, tuple):
+        return tuple(map(setting, value))
+    if isinstance(value, (bool, int, float, complex, str, type(None))):
+        return type(value), repr(value)
+    return content_of(value) or id(value)
 
 
 def refuse_what_is_not_there(request: VariableRequest) -> None:
     """Say so, rather than ignore it, where an argument asks for what comes later."""
-    for what, given in (
-        ("partitioner", request.partitioner),
-        ("regularizer", given_regularizer(request)),
-        ("caching_device", request.caching_device or None),
-    ):
+    for what, given in (("caching_device", request.caching_device or None),):
         if given is not None:
             raise NotYetError(
                 f"variable {request.name}: {what}={given!r:.100} cannot be used yet in this "

@@ -53,6 +53,17 @@ class ArgumentTypeError(VarscopeError, TypeError):
         )
 
 
+class ArgumentValueError(VarscopeError, ValueError):
+    """An argument of the right type whose value cannot be used."""
+
+    value: Any
+
+    @classmethod
+    def of(cls, what: str, expected: str, value: object) -> Self:
+        """`what` was to be `expected`, and `value` came."""
+        return cls.stating(f"{what} must be {expected}, not {value!r:.200}", value=value)
+
+
 class InvalidNameError(VarscopeError, ValueError):
     """A name that no scope or variable can have; `name` and the offending `part`."""
 
@@ -142,6 +153,137 @@ class NotCallableError(VarscopeError, ValueError):
             f"custom_getter {value!r:.100} is not callable; write a function "
             "custom_getter(getter, name, *args, **kwargs)",
             value=value,
+        )
+
+    @classmethod
+    def partitioner(cls, value: object) -> Self:
+        return cls.stating(
+            f"partitioner {value!r:.100} cannot be called for a list of slices; write a function "
+            "partitioner(shape=..., dtype=...), or one such as varscope.fixed_size_partitioner(2)",
+            value=value,
+        )
+
+    @classmethod
+    def regularizer(cls, value: object) -> Self:
+        return cls.stating(
+            f"regularizer {value!r:.100} cannot be called on values; write a function of them, or "
+            "one such as varscope.l2_regularizer(1e-4)",
+            value=value,
+        )
+
+
+class PartitionerError(VarscopeError, ValueError):
+    """A partitioner that does not fit the variable; its `result`, and the variable's `shape`."""
+
+    name: str | None
+    shape: tuple[int | None, ...] | None
+    result: Any
+
+    @classmethod
+    def bad_result(cls, name: str, shape: tuple[int, ...], result: object, fault: str) -> Self:
+        ones = [1] * len(shape)
+        return cls.stating(
+            f"variable {name} of shape {shape}: the partitioner returned {result!r:.100}, {fault}; "
+            f"it must return a list of {len(shape)} ints, one a dimension, each from 1 to the "
+            f"dimension's size and at most one above 1, such as {ones}",
+            name=name,
+            shape=shape,
+            result=result,
+        )
+
+    @classmethod
+    def no_axis(cls, partitioner: Any, shape: tuple[int, ...]) -> Self:
+        return cls.stating(
+            f"{partitioner!r:.200} cannot cut the shape {shape}, which has {len(shape)} "
+            f"dimensions; write an axis below {len(shape)}",
+            name=None,
+            shape=shape,
+            result=None,
+        )
+
+    @classmethod
+    def unknown_shape(cls, name: str, shape: Any) -> Self:
+        return cls.stating(
+            f"variable {name} is to be partitioned and its shape is {shape}: give one with every "
+            "dimension known",
+            name=name,
+            shape=shape,
+            result=None,
+        )
+
+
+class PartitionMismatchError(VarscopeError, ValueError):
+    """A variable that was made whole, or in parts, and is asked for otherwise.
+
+    `name`, `site` of its creation, the partitions that are `expected`, None for whole, and those
+    that were `given`, None where that is not known.
+    """
+
+    name: str
+    site: tuple[str, int, str]
+    expected: tuple[int, ...] | None
+    given: tuple[int, ...] | None
+
+    @classmethod
+    def made_whole(cls, name: str, site: tuple[str, int, str]) -> Self:
+        asked = "with a partitioner; leave that out, or give it where the variable is created"
+        return cls._of(name, site, None, None, asked)
+
+    @classmethod
+    def made_in_parts(
+        cls, name: str, site: tuple[str, int, str], expected: tuple[int, ...]
+    ) -> Self:
+        asked = (
+            "without a partitioner in a scope that does not reuse; share it with reuse=True or "
+            "reuse=varscope.AUTO_REUSE, or write another name"
+        )
+        return cls._of(name, site, expected, None, asked)
+
+    @classmethod
+    def other_parts(
+        cls,
+        name: str,
+        site: tuple[str, int, str],
+        expected: tuple[int, ...],
+        given: tuple[int, ...],
+    ) -> Self:
+        asked = f"in partitions {list(given)}; leave the partitioner out to share it as it is"
+        return cls._of(name, site, expected, given, asked)
+
+    @classmethod
+    def _of(
+        cls,
+        name: str,
+        site: tuple[str, int, str],
+        expected: tuple[int, ...] | None,
+        given: tuple[int, ...] | None,
+        asked: str,
+    ) -> Self:
+        made = "whole" if expected is None else f"in partitions {list(expected)}"
+        file, line, function = site
+        return cls.stating(
+            f"variable {name} was made {made}, at {file}:{line} in {function}, and is asked for "
+            f"{asked}",
+            name=name,
+            site=site,
+            expected=expected,
+            given=given,
+        )
+
+
+class RegularizerError(VarscopeError, ValueError):
+    """A regularizer that returned no number; the variable's `name`, and its `result`."""
+
+    name: str
+    result: Any
+
+    @classmethod
+    def no_number(cls, name: str, regularizer: object, result: Any) -> Self:
+        return cls.stating(
+            f"variable {name}: the regularizer {regularizer!r:.100} returned an array of shape "
+            f"{tuple(result.shape)}; return a number, such as a sum over the values",
+            name=name,
+            result=result,
         )
 
 

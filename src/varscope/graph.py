@@ -18,6 +18,9 @@ from varscope._scopecore import (
 )
 from varscope.creation import GraphKeys, create_or_share
 from varscope.errors import ArgumentTypeError, InvalidNameError, NotYetError
+from varscope.partitioned import Partition, PartitionedVariable, find_partitioned
+from varscope.partitioners import Slicing
+from varscope.regularizers import RegularizationLoss, loss_values
 from varscope.storage import Heap
 from varscope.variables import Content, Variable
 
@@ -84,7 +87,7 @@ class Graph(Registry):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._lookup(name) is not None
 
-    def __getitem__(self, name: str) -> Variable:
+    def __getitem__(self, name: str) -> Variable | PartitionedVariable:
         if not isinstance(name, str):
             raise ArgumentTypeError.of("a variable's name", "a str", name)
         found = self._lookup(name)
@@ -94,11 +97,12 @@ class Graph(Registry):
             )
         return found
 
-    def _lookup(self, name: str) -> Variable | None:
-        """By op name, and where no variable has that, by path."""
-        name = name.removesuffix(":0")
-        row = self._renamed_row(name)
-        return self._find(name) if row < 0 else self._handle(row)
+    def _lookup(self, name: str) -> Variable | PartitionedVariable | None:
+        """By op name, and where no variable has that, by path; one made in parts by its path."""
+        op_name = name.removesuffix(":0")
+        row = self._renamed_row(op_name)
+        found = self._find(op_name) if row < 0 else self._handle(row)
+        return find_partitioned(self, name) if found is None else found
 
     @property
     def num_parameters(self) -> int:
@@ -151,13 +155,15 @@ class Graph(Registry):
         if scope is not None and not isinstance(scope, (str, re.Pattern)):
             raise ArgumentTypeError.of("scope", "a path or a compiled regex", scope)
         path = scope.removesuffix("/") if isinstance(scope, str) else None
-        entries: list[tuple[int, Any]] = [
+        entries: list[tuple[float, Any]] = [
             (row, self._handle(row)) for row in self._rows_in(key, path or None)
         ]
+        if key == GraphKeys.REGULARIZATION_LOSSES:
+            entries += self._penalties(path or None)
         for place, value in self._extras.get(key, ()):
             if path and not under(path, getattr(value, "name", None)):
                 continue
-            entries.append((place - 0.5, value))  # type: ignore[arg-type]
+            entries.append((place - 0.5, value))
         entries.sort(key=lambda entry: entry[0])
         values = [value for _, value in entries]
         if isinstance(scope, re.Pattern):
@@ -168,6 +174,37 @@ class Graph(Registry):
                 if isinstance(name, str) and scope.match(name)
             ]
         return values
+
+    def _penalties(self, path: str | None) -> Iterator[tuple[float, RegularizationLoss]]:
+        """The losses of the variables with a regularizer, at or below a path, with their places.
+
+        They are not kept anywhere: the variables tell.
+        """
+        for row in self._regularized(path):
+            variable = self._handle(row)
+            yield row, RegularizationLoss(variable, variable.regularizer)  # type: ignore[arg-type]
+        for name, kept in self._partitions():
+            if kept.spec.regularizer is not None and (path is None or under(path, name)):
+                parts = find_partitioned(self, name)
+                if parts is not None:
+                    yield parts[0]._index, RegularizationLoss(parts, kept.spec.regularizer)
+
+    def get_regularization_losses(self, scope: str | re.Pattern[str] | None = None) -> list[Any]:
+        """The entries of `GraphKeys.REGULARIZATION_LOSSES`: lazy, see `RegularizationLoss`."""
+        return self.get_collection(GraphKeys.REGULARIZATION_LOSSES, scope)
+
+    def get_regularization_loss(self, scope: str | re.Pattern[str] | None = None) -> Any:
+        """The sum of the regularization losses on the current values; 0.0 where there are none.
+
+        What was added to the collection by hand counts too: anything with a `value()`, and numbers.
+
+        >>> import varscope as vs
+        >>> with vs.variable_scope("layer", regularizer=vs.l2_regularizer(0.5)):
+        ...     w = vs.get_variable("w", [2], initializer=vs.ones)
+        >>> vs.get_regularization_loss(), vs.get_regularization_loss("other")
+        (0.5, 0.0)
+        """
+        return sum(loss_values(self.get_regularization_losses(scope)), 0.0)
 
     def global_variables(self, scope: str | re.Pattern[str] | None = None) -> list[Variable]:
         """The variables in `GraphKeys.GLOBAL_VARIABLES`."""
@@ -200,18 +237,29 @@ class Graph(Registry):
             )
         state = {
             "rows": rows,
+            "partitions": [
+                (path, kept.spec, kept.slicing.partitions) for path, kept in self._partitions()
+            ],
             "op_names": self._op_state(),
             # A variable of this graph cannot be looked up before the rows are there.
             "extras": {
-                key: [
-                    (place, value._index, None) if value in self.variables else (place, None, value)
-                    for place, value in entries
-                ]
+                key: [(place, *self._packed(value)) for place, value in entries]
                 for key, entries in self._extras.items()
             },
             "finalized": self.finalized,
         }
         return Graph, (self._seed,), state
+
+    def _packed(self, value: Any) -> tuple[int | str | None, Any]:
+        """Where to look for a value in an unpickled graph, or the value itself."""
+        if isinstance(value, PartitionedVariable) and value.graph is self:
+            return value.path, None
+        return (value._index, None) if value in self.variables else (None, value)
+
+    def _unpacked(self, place: int | str | None, value: Any) -> Any:
+        if isinstance(place, str):
+            return find_partitioned(self, place)
+        return value if place is None else self._handle(place)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for row, (path, spec, suffix, site, content) in enumerate(state["rows"]):
@@ -220,12 +268,11 @@ class Graph(Registry):
                 restored = Content(content[0])
                 restored.version = content[1]
                 self._handle(row)._content = restored
+        for path, spec, partitions in state["partitions"]:
+            self._load_partition(path, Partition(spec, Slicing(spec.shape, partitions)))
         self._load_op_state(state["op_names"])
         self._extras = {
-            key: [
-                (place, value if row is None else self._handle(row))
-                for place, row, value in entries
-            ]
+            key: [(place, self._unpacked(*packed)) for place, *packed in entries]
             for key, entries in state["extras"].items()
         }
         if state["finalized"]:
@@ -395,6 +442,16 @@ def get_collection(key: Hashable, scope: str | re.Pattern[str] | None = None) ->
 def add_to_collection(key: Hashable, value: object) -> None:
     """`Graph.add_to_collection` of the current graph."""
     get_default_graph().add_to_collection(key, value)
+
+
+def get_regularization_losses(scope: str | re.Pattern[str] | None = None) -> list[Any]:
+    """The regularization losses of the current graph: lazy, see `RegularizationLoss`."""
+    return get_default_graph().get_regularization_losses(scope)
+
+
+def get_regularization_loss(scope: str | re.Pattern[str] | None = None) -> Any:
+    """The sum of the regularization losses of the current graph; 0.0 where there are none."""
+    return get_default_graph().get_regularization_loss(scope)
 
 
 def global_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:

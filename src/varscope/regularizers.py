@@ -1,8 +1,246 @@
-"""Penalties on the values of variables."""
+"""Penalties on the values of variables, and the losses that they give.
+
+A regularizer is a callable: the values of a variable to a number, or None for no penalty.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from varscope.errors import ArgumentTypeError, ArgumentValueError, RegularizerError
+
+BLOCK = 1 << 16  # elements that are converted at a time
 
 
 def no_regularizer(_value: object) -> None:
     """No penalty: switches off the regularizer of the surrounding scope."""
     return None
+
+
+@dataclass(frozen=True)
+class l1_regularizer:
+    """`scale * sum(|x|)`.
+
+    Parameters
+    ----------
+    scale : float
+        At least 0; 0 switches regularizing off, as `no_regularizer` does.
+
+    >>> import varscope as vs
+    >>> vs.l1_regularizer(0.5)([1.0, -2.0])
+    1.5
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        hold_scale(self, "scale")
+
+    def __call__(self, values: Any) -> float | None:
+        """The penalty; computed in float64 whatever the dtype, None where the scale is 0."""
+        return self.scale * summed(np.abs, values) if self.scale else None
+
+
+@dataclass(frozen=True)
+class l2_regularizer:
+    """`scale * sum(x**2) / 2`: half the square, whose derivative is `scale * x`.
+
+    Parameters
+    ----------
+    scale : float
+        At least 0; 0 switches regularizing off, as `no_regularizer` does.
+
+    >>> import varscope as vs
+    >>> vs.l2_regularizer(0.5)([2.0, 4.0])
+    5.0
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        hold_scale(self, "scale")
+
+    def __call__(self, values: Any) -> float | None:
+        """The penalty; computed in float64 whatever the dtype, None where the scale is 0."""
+        return self.scale * summed(half_square, values) if self.scale else None
+
+
+@dataclass(frozen=True)
+class l1_l2_regularizer:
+    """`scale_l1 * sum(|x|) + scale_l2 * sum(x**2) / 2`.
+
+    Parameters
+    ----------
+    scale_l1, scale_l2 : float
+        At least 0; where both are 0 regularizing is switched off, as by `no_regularizer`.
+
+    >>> import varscope as vs
+    >>> vs.l1_l2_regularizer(1.0, 0.5)([2.0, -4.0])
+    11.0
+    """
+
+    scale_l1: float = 1.0
+    scale_l2: float = 1.0
+
+    def __post_init__(self) -> None:
+        hold_scale(self, "scale_l1")
+        hold_scale(self, "scale_l2")
+
+    def __call__(self, values: Any) -> float | None:
+        """The penalty; computed in float64 whatever the dtype, None where both scales are 0."""
+        both = l1_regularizer(self.scale_l1), l2_regularizer(self.scale_l2)
+        penalty: float | None = total_of(both, np.asarray(values))
+        return penalty
+
+
+@dataclass(frozen=True)
+class sum_regularizer:
+    """The sum of several penalties; those that are None do not count.
+
+    Parameters
+    ----------
+    regularizer_list : iterable of callable or None
+        Without one that counts, regularizing is switched off, as by `no_regularizer`.
+
+    >>> import varscope as vs
+    >>> both = vs.sum_regularizer([vs.l1_regularizer(1.0), vs.l2_regularizer(0.5), None])
+    >>> both([2.0, -4.0])
+    11.0
+    """
+
+    regularizer_list: tuple[Callable[[Any], Any], ...]
+
+    def __init__(self, regularizer_list: Iterable[Callable[[Any], Any] | None]) -> None:
+        if callable(regularizer_list) or not isinstance(regularizer_list, Iterable):
+            raise ArgumentTypeError.of(
+                "regularizer_list", "an iterable of regularizers", regularizer_list
+            )
+        parts = tuple(part for part in regularizer_list if part is not None)
+        for part in parts:
+            if not callable(part):
+                raise ArgumentTypeError.of("a regularizer in the list", "callable", part)
+        object.__setattr__(self, "regularizer_list", parts)
+
+    def __call__(self, values: Any) -> Any:
+        """The sum, None where no penalty is there."""
+        return total_of(self.regularizer_list, values)
+
+
+def is_off(regularizer: object) -> bool:
+    """Whether a regularizer never gives a penalty, as far as can be told without calling it."""
+    match regularizer:
+        case None:
+            return True
+        case l1_regularizer(scale) | l2_regularizer(scale):
+            return scale == 0
+        case l1_l2_regularizer(l1, l2):
+            return l1 == l2 == 0
+        case sum_regularizer(parts):
+            return all(map(is_off, parts))
+    return regularizer is no_regularizer
+
+
+def hold_scale(regularizer: Any, field: str) -> None:
+    """Make a field of a regularizer a plain float, finite and not negative."""
+    value = getattr(regularizer, field)
+    what = f"{field} of {type(regularizer).__name__}"
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise ArgumentTypeError.of(what, "a number", value)
+    try:
+        scale = float(value)
+    except (TypeError, ValueError):
+        raise ArgumentTypeError.of(what, "a number", value) from None
+    except OverflowError:
+        scale = math.inf
+    if not 0 <= scale < math.inf:
+        raise ArgumentValueError.of(what, "a finite number that is not negative", value)
+    object.__setattr__(regularizer, field, scale + 0.0)  # which makes -0.0 the same as 0.0
+
+
+def half_square(values: np.ndarray) -> np.ndarray:
+    """|x|**2 / 2 of each element."""
+    half: np.ndarray = np.square(np.abs(values)) / 2
+    return half
+
+
+def summed(function: Callable[[np.ndarray], Any], values: Any) -> float:
+    """The sum of a function of each element, in float64 or better, a block at a time."""
+    flat = np.asarray(values).reshape(-1)
+    kind = np.dtype(np.complex128 if flat.dtype.kind == "c" else np.float64)
+    if flat.dtype.kind in "fc":
+        kind = np.result_type(flat.dtype, kind)  # long double stays what it is
+    total: Any = 0.0
+    with np.errstate(over="ignore", under="ignore"):
+        for start in range(0, flat.size, BLOCK):
+            total += np.sum(function(flat[start : start + BLOCK].astype(kind)))
+    return float(total)
+
+
+def total_of(regularizers: Iterable[Callable[[Any], Any]], values: Any) -> Any:
+    """The sum of the penalties that are there, None where none is."""
+    penalties = (regularizer(values) for regularizer in regularizers)
+    there = [penalty for penalty in penalties if penalty is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RegularizationLoss:
+    """The penalty on a variable: what `REGULARIZATION_LOSSES` holds of one with a regularizer.
+
+    It is lazy: nothing is computed before `value` is called, and then on the values as they are
+    at that time.  Two are equal where they are of the same variable and equal regularizers.
+
+    >>> import varscope as vs
+    >>> v = vs.get_variable("v", [2], initializer=vs.ones, regularizer=vs.l2_regularizer(0.5))
+    >>> (loss,) = vs.get_regularization_losses()
+    >>> loss.name, loss.value()
+    ('v/Regularizer', 0.5)
+    """
+
+    variable: Any
+    regularizer: Callable[[Any], Any]
+
+    @property
+    def name(self) -> str:
+        """The variable's name as an op, then "/Regularizer"."""
+        return f"{self.variable.op_name}/Regularizer"
+
+    @property
+    def graph(self) -> Any:
+        """The variable's graph."""
+        return self.variable.graph
+
+    def value(self) -> Any:
+        """The penalty on the current values: a number, 0.0 where the regularizer returns None."""
+        penalty = self.regularizer(self.variable.value())
+        if penalty is None:
+            return 0.0
+        if getattr(penalty, "ndim", 0):
+            raise RegularizerError.no_number(self.variable.op_name, self.regularizer, penalty)
+        return penalty
+
+    def __float__(self) -> float:
+        return float(self.value())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RegularizationLoss):
+            return NotImplemented
+        mine, its = self.regularizer, other.regularizer
+        return self.variable is other.variable and (mine is its or bool(mine == its))
+
+    def __hash__(self) -> int:
+        return hash(self.variable)
+
+    def __repr__(self) -> str:
+        return f"<RegularizationLoss {self.name!r} by {self.regularizer!r:.100}>"
+
+
+def loss_values(entries: Iterable[Any]) -> Iterator[Any]:
+    """The number that each entry of a collection of losses stands for."""
+    for entry in entries:
+        yield entry.value() if callable(getattr(entry, "value", None)) else entry

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope import initializers, randomness, shapes
-from varscope._scopecore import Handle, Registry
+from varscope._scopecore import Handle, Registry, Spec
 from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
+from varscope.partitioners import SaveSliceInfo
 from varscope.shapes import Part
 
 if TYPE_CHECKING:
@@ -42,18 +43,10 @@ class _Running(threading.local):
 _running = _Running()
 
 
-class Variable(Handle, NDArrayOperatorsMixin):
-    """A variable of a graph; made by `varscope.get_variable`, shared by its name.
+class Valued(NDArrayOperatorsMixin):
+    """What a variable is, whether its values lie in one piece or in several.
 
-    It is only declared until its values are first read; then storage is allocated and its
-    initializer runs.  While somebody holds one, it is the only object for its name: `is`, `==`
-    and `hash` go by identity.  Arithmetic works as on its value and gives arrays; `v += x`
-    changes the variable in place.
-
-    >>> import varscope as vs
-    >>> v = vs.get_variable("v", [2], initializer=vs.ones)
-    >>> v.initialized, (v + 1).tolist(), v.initialized
-    (False, [2.0, 2.0], True)
+    A subclass knows its `path`, its `_spec`, and what stands at the end.
     """
 
     __slots__ = ()
@@ -110,6 +103,116 @@ class Variable(Handle, NDArrayOperatorsMixin):
         """Where the storage lies: always "cpu"."""
         return "cpu"
 
+    # --- writing
+    def assign(self, value: npt.ArrayLike, apply_constraint: bool = False) -> Self:
+        """Set all values; shape and kind of number must fit, or nothing is changed.
+
+        Parameters
+        ----------
+        value : array-like of this shape
+            Cast as NumPy casts in place: float64 goes into float32, a float not into an int.
+        apply_constraint : bool
+            Put `constraint(value)` in its place first.
+        """
+        value = self._castable(value)
+        if apply_constraint:
+            value = self._constrained(value)
+        return self._store(value)
+
+    def assign_add(self, delta: npt.ArrayLike) -> Self:
+        """Add to all values, in place."""
+        delta = self._castable(delta)
+        return self._store(self._read + delta)
+
+    def assign_sub(self, delta: npt.ArrayLike) -> Self:
+        """Subtract from all values, in place."""
+        delta = self._castable(delta)
+        return self._store(self._read - delta)
+
+    def project(self) -> Self:
+        """Put `constraint(values)` in place of the values; nothing without a constraint."""
+        return self._store(self._constrained(self._read))
+
+    def _castable(self, value: npt.ArrayLike) -> np.ndarray:
+        """The value as an array that may be stored here: same shape, same kind of number."""
+        array = np.asarray(value)
+        if not shapes.is_compatible(self._spec.shape, array.shape):
+            raise ShapeMismatchError.of(self.path, self._spec.shape, array.shape, "assigned")
+        if shapes.fits(array.dtype, self.dtype, "same_kind"):
+            return array
+        if not hasattr(value, "dtype") and shapes.is_integral(self.dtype):
+            # Python's numbers have no dtype of their own: they go where their values fit.
+            cast = array.astype(self.dtype) if shapes.is_integral(array.dtype) else None
+            if cast is not None and np.array_equal(cast, array):
+                return cast
+        raise DTypeMismatchError.of(self.path, self.dtype, array.dtype, "assigned")
+
+    def _constrained(self, value: np.ndarray) -> np.ndarray:
+        if self.constraint is None:
+            return value
+        return self._castable(self.constraint(value.astype(self.dtype, copy=False)))
+
+    # --- arithmetic, as on its values
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[Any, ...] = (), **kwargs: Any
+    ) -> Any:
+        inputs = tuple(x._read if isinstance(x, Valued) else x for x in inputs)
+        if out:
+            kwargs["out"] = tuple(x._to_write() if isinstance(x, Valued) else x for x in out)
+        result = getattr(ufunc, method)(*inputs, **kwargs)
+        for given, array in zip(out, kwargs.get("out", ()), strict=True):
+            if isinstance(given, Valued):
+                given._written(array)
+        return out[0] if len(out) == 1 and isinstance(out[0], Valued) else result
+
+    # Variables are keys of dicts and members of lists: comparing one compares the object.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __lt__ = object.__lt__  # type: ignore[operator]
+    __le__ = object.__le__  # type: ignore[operator]
+    __gt__ = object.__gt__  # type: ignore[operator]
+    __ge__ = object.__ge__  # type: ignore[operator]
+
+    if TYPE_CHECKING:
+
+        @property
+        def path(self) -> str: ...
+        @property
+        def _spec(self) -> Spec: ...
+        @property
+        def _read(self) -> np.ndarray:
+            """All values as a read-only array in main memory."""
+
+        def _known_shape(self) -> tuple[int, ...]:
+            """The shape, asking the initializer where only it knows."""
+
+        def _store(self, value: np.ndarray) -> Self:
+            """Set all values to ones that have passed `_castable`."""
+
+        def _to_write(self) -> np.ndarray:
+            """An array with all values, to be changed and then passed to `_written`."""
+
+        def _written(self, array: np.ndarray) -> None:
+            """Take what was written to the array of `_to_write`."""
+
+
+class Variable(Handle, Valued):
+    """A variable of a graph; made by `varscope.get_variable`, shared by its name.
+
+    It is only declared until its values are first read; then storage is allocated and its
+    initializer runs.  While somebody holds one, it is the only object for its name: `is`, `==`
+    and `hash` go by identity.  Arithmetic works as on its value and gives arrays; `v += x`
+    changes the variable in place.
+
+    >>> import varscope as vs
+    >>> v = vs.get_variable("v", [2], initializer=vs.ones)
+    >>> v.initialized, (v + 1).tolist(), v.initialized
+    (False, [2.0, 2.0], True)
+    """
+
+    __slots__ = ()
+
     @property
     def initialized(self) -> bool:
         """Whether the values are allocated and filled."""
@@ -132,6 +235,10 @@ class Variable(Handle, NDArrayOperatorsMixin):
 
     def value(self) -> np.ndarray:
         """The values as a read-only array that shares the storage."""
+        return self._materialised().view
+
+    @property
+    def _read(self) -> np.ndarray:
         return self._materialised().view
 
     def numpy(self) -> np.ndarray:
@@ -174,28 +281,59 @@ class Variable(Handle, NDArrayOperatorsMixin):
         self._known_shape()
         path, whole = self._origin()
         part, drop = whole[index]
-        distribution = initializers.drawn_from(self._spec, part)
-        if distribution is None:
-            values: np.ndarray = self._computed(path, part).astype(self.dtype)
-        else:
-            values = np.empty(part.shape, self.dtype)
-            self._draw(values, distribution, path, part)
-        result: np.ndarray = values[drop]
+        result: np.ndarray = self._first_values(path, part)[drop]
         return result
 
+    def _first_values(self, path: str, part: Part) -> np.ndarray:
+        """A part of what the initializer gives for a path."""
+        distribution = initializers.drawn_from(self._spec, part)
+        if distribution is None:
+            return self._computed(path, part).astype(self.dtype)
+        values = np.empty(part.shape, self.dtype)
+        self._draw(values, distribution, path, part)
+        return values
+
     def _origin(self) -> tuple[str, Part]:
-        """The path from which the first values follow, and which part of it they are."""
-        return self.path, Part.of_whole(self._spec.shape)
+        """The path from which the first values follow, and which part of it they are.
+
+        Those of a shard follow from the variable that it is a shard of.
+        """
+        kept = self._whole
+        found = None if kept is None else kept.slicing.part_of(self.path)
+        return found or (self.path, Part.of_whole(self._spec.shape))
+
+    @property
+    def save_slice_info(self) -> SaveSliceInfo | None:
+        """Which part of which variable this is a shard of; None where it is none."""
+        path, part = self._origin()
+        if path == self.path:
+            return None
+        return SaveSliceInfo(path, part.full_shape, part.offset, part.shape)
 
     def _fill(self) -> Content:
         path, part = self._origin()
         distribution = initializers.drawn_from(self._spec, part)
         if distribution is None:
-            return self._keep(self._computed(path, part))[0]
+            values, given = self._returned(path, part)
+            if given != part:
+                self._fill_siblings(values)
+                values = values[part.index]
+            return self._keep(values)[0]
         array = self.graph.storage.allocate(part.shape, self.dtype)
         self._draw(array, distribution, path, part)
         content: Content = self._settle(Content(array))
         return content
+
+    def _fill_siblings(self, whole: np.ndarray) -> None:
+        """Give the other shards their parts of what was computed for all of them."""
+        kept = self._whole
+        if isinstance(self.initializer, initializers.Value) or kept is None:
+            return
+        full_name, _ = self._origin()
+        for i in range(kept.slicing.count):
+            shard = self.graph._find(f"{full_name}/part_{i}")
+            if shard is not None and shard is not self and not shard.initialized:
+                shard._keep(whole[kept.slicing.part(i).index])
 
     def _draw(self, out: np.ndarray, distribution: Distribution, path: str, part: Part) -> None:
         """Fill an array with a part of what the distribution gives for a path."""
@@ -217,6 +355,11 @@ class Variable(Handle, NDArrayOperatorsMixin):
 
     def _computed(self, path: str, part: Part) -> np.ndarray:
         """A part of what the initializer returns, checked."""
+        values, given = self._returned(path, part)
+        return values if given == part else values[part.index]
+
+    def _returned(self, path: str, part: Part) -> tuple[np.ndarray, Part]:
+        """What the initializer returns for a part or for more, checked, and for which."""
         spec, me = self._spec, (id(self.graph), self._index)
         if me in _running.names:
             raise InitializerError(
@@ -240,64 +383,16 @@ class Variable(Handle, NDArrayOperatorsMixin):
                 f"returned by {spec.initializer!r:.100}, which cannot be cast safely",
             )
         shapes.check_size(values.shape, spec.dtype)
-        return values if given == part else values[part.index]
+        return values, given
 
-    def _known_shape(self) -> shapes.Shape:
+    def _known_shape(self) -> tuple[int, ...]:
         """The shape, asking the initializer where only it knows."""
         if self._spec.size < 0:
             self._materialised()
         return self._spec.shape  # type: ignore[return-value]
 
     # --- writing
-    def assign(self, value: npt.ArrayLike, apply_constraint: bool = False) -> Variable:
-        """Set all values; shape and kind of number must fit, or nothing is changed.
-
-        Parameters
-        ----------
-        value : array-like of this shape
-            Cast as NumPy casts in place: float64 goes into float32, a float not into an int.
-        apply_constraint : bool
-            Put `constraint(value)` in its place first.
-        """
-        value = self._castable(value)
-        if apply_constraint:
-            value = self._constrained(value)
-        return self._store(value)
-
-    def assign_add(self, delta: npt.ArrayLike) -> Variable:
-        """Add to all values, in place."""
-        delta = self._castable(delta)
-        return self._store(self._materialised().array + delta)
-
-    def assign_sub(self, delta: npt.ArrayLike) -> Variable:
-        """Subtract from all values, in place."""
-        delta = self._castable(delta)
-        return self._store(self._materialised().array - delta)
-
-    def project(self) -> Variable:
-        """Put `constraint(values)` in place of the values; nothing without a constraint."""
-        return self._store(self._constrained(self.value()))
-
-    def _castable(self, value: npt.ArrayLike) -> np.ndarray:
-        """The value as an array that may be stored here: same shape, same kind of number."""
-        array = np.asarray(value)
-        if not shapes.is_compatible(self._spec.shape, array.shape):
-            raise ShapeMismatchError.of(self.path, self._spec.shape, array.shape, "assigned")
-        if shapes.fits(array.dtype, self.dtype, "same_kind"):
-            return array
-        if not hasattr(value, "dtype") and shapes.is_integral(self.dtype):
-            # Python's numbers have no dtype of their own: they go where their values fit.
-            cast = array.astype(self.dtype) if shapes.is_integral(array.dtype) else None
-            if cast is not None and np.array_equal(cast, array):
-                return cast
-        raise DTypeMismatchError.of(self.path, self.dtype, array.dtype, "assigned")
-
-    def _constrained(self, value: np.ndarray) -> np.ndarray:
-        if self.constraint is None:
-            return value
-        return self._castable(self.constraint(value.astype(self.dtype, copy=False)))
-
-    def _store(self, value: np.ndarray) -> Variable:
+    def _store(self, value: np.ndarray) -> Self:
         content = self._content
         if content is None:
             content, is_new = self._keep(value)
@@ -306,6 +401,12 @@ class Variable(Handle, NDArrayOperatorsMixin):
         content.array[...] = value
         content.version += 1
         return self
+
+    def _to_write(self) -> np.ndarray:
+        return self.array
+
+    def _written(self, array: np.ndarray) -> None:
+        self._materialised().version += 1
 
     # --- as an array
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
@@ -317,18 +418,6 @@ class Variable(Handle, NDArrayOperatorsMixin):
                 )
             return array.astype(dtype)
         return array.copy() if copy else array
-
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, out: tuple[Any, ...] = (), **kwargs: Any
-    ) -> Any:
-        inputs = tuple(x.value() if isinstance(x, Variable) else x for x in inputs)
-        if out:
-            kwargs["out"] = tuple(x.array if isinstance(x, Variable) else x for x in out)
-        result = getattr(ufunc, method)(*inputs, **kwargs)
-        written = [x for x in out if isinstance(x, Variable)]
-        for variable in written:
-            variable._materialised().version += 1
-        return written[0] if len(out) == 1 and written else result
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         return self.array.__dlpack__(**kwargs)
@@ -364,15 +453,6 @@ class Variable(Handle, NDArrayOperatorsMixin):
 
     def __index__(self) -> int:
         return self.value().__index__()
-
-    # Variables are keys of dicts and members of lists: comparing one compares the object.
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-    __ne__ = object.__ne__
-    __lt__ = object.__lt__  # type: ignore[operator]
-    __le__ = object.__le__  # type: ignore[operator]
-    __gt__ = object.__gt__  # type: ignore[operator]
-    __ge__ = object.__ge__  # type: ignore[operator]
 
     def __repr__(self) -> str:
         if self._withdrawn:
