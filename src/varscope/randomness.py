@@ -13,6 +13,7 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -115,8 +116,9 @@ Law = tuple[int, int, int, float, float, float, float, int, int, bytes]
 
 # As in kernels.h.
 CONSTANT, UNIFORM, NORMAL, TRUNCATED, INTEGERS = range(5)
-FLOATS = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
-INTEGER = 4
+FLOAT16, BFLOAT16, FLOAT32, FLOAT64, BITS = range(5)
+ITEMSIZES = (2, 2, 4, 8)
+FLOATS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
 
 
 def law(distribution: Distribution, dtype: np.dtype) -> Law | None:
@@ -128,21 +130,29 @@ def law(distribution: Distribution, dtype: np.dtype) -> Law | None:
     if isinstance(distribution, Constant):
         return constant_law(distribution, dtype)
     if not shapes.is_floating(dtype):
-        return integer_law(distribution, dtype)
-    if dtype.name not in FLOATS or not dtype.isnative:
-        return None
-    return float_law(distribution, dtype, FLOATS[dtype.name])
+        facts = integer_law(distribution, dtype)
+        return facts if dtype.isnative else None
+    computed_as = compiled_float(dtype)
+    return None if computed_as is None else float_law(distribution, dtype, computed_as)
 
 
 def constant_law(distribution: Constant, dtype: np.dtype) -> Law | None:
     pattern = np.full((), distribution.value, dtype).tobytes()
     if len(pattern) > 16:
         return None
-    return CONSTANT, INTEGER, dtype.itemsize, 0.0, 0.0, 0.0, 0.0, 0, 0, pattern
+    return CONSTANT, BITS, dtype.itemsize, 0.0, 0.0, 0.0, 0.0, 0, 0, pattern
 
 
-def float_law(distribution: Distribution, dtype: np.dtype, type_: int) -> Law:
-    """The law of a real distribution computed as `type_`, for values that end up as `dtype`."""
+@lru_cache(maxsize=64)
+def compiled_float(dtype: np.dtype) -> int | None:
+    """The type of kernels.h that a dtype is, None where it is none."""
+    return FLOATS.get(dtype.name) if dtype.isnative else None
+
+
+@lru_cache(maxsize=256)  # models repeat a few
+def float_law(distribution: Distribution, dtype: np.dtype, computed_as: int) -> Law:
+    """The law of a real distribution; its values may be converted to `dtype` afterwards."""
+    size = ITEMSIZES[computed_as]
     if isinstance(distribution, Uniform):
         low, high = float(distribution.low), float(distribution.high)
         if not (low <= high and math.isfinite(high - low)):
@@ -151,52 +161,56 @@ def float_law(distribution: Distribution, dtype: np.dtype, type_: int) -> Law:
                 low=low,
                 high=high,
             )
-        bottom, top = bounds(low, high, dtype)
-        return UNIFORM, type_, ITEMSIZES[type_], low, high - low, bottom, top, 0, 0, b""
-    assert isinstance(distribution, (Normal, TruncatedNormal))
-    mean, stddev = float(distribution.mean), float(distribution.stddev)
+        bottom, top = at_least(low, dtype), below(high, dtype)
+        if bottom > top:
+            bottom = top = nearest(low, dtype)
+        return UNIFORM, computed_as, size, low, high - low, bottom, top, 0, 0, b""
+    mean, stddev = float(distribution.mean), float(distribution.stddev)  # type: ignore[union-attr]
     if isinstance(distribution, Normal):
-        bottom, top = -math.inf, math.inf
-        return NORMAL, type_, ITEMSIZES[type_], mean, stddev, bottom, top, 0, 0, b""
-    low, high = mean - 2 * stddev, mean + 2 * stddev
-    bottom, top = at_least(low, dtype), -at_least(-high, dtype)
-    return TRUNCATED, type_, ITEMSIZES[type_], mean, stddev, bottom, top, 0, 0, b""
+        return NORMAL, computed_as, size, mean, stddev, -math.inf, math.inf, 0, 0, b""
+    bottom, top = at_least(mean - 2 * stddev, dtype), at_most(mean + 2 * stddev, dtype)
+    if bottom > top:
+        bottom = top = nearest(mean, dtype)
+    return TRUNCATED, computed_as, size, mean, stddev, bottom, top, 0, 0, b""
 
 
-ITEMSIZES = (2, 2, 4, 8)
+def nearest(x: float, dtype: np.dtype) -> float:
+    """The finite value of a dtype next to x."""
+    least, most = finite_range(dtype)
+    return float(dtype.type(min(max(x, least), most)))
 
 
-def bounds(low: float, high: float, dtype: np.dtype) -> tuple[float, float]:
-    """The smallest and the largest value of a dtype that are at least low and below high.
-
-    Where there is none, both are the one next to low.
-    """
-    bottom, top = at_least(low, dtype), below(high, dtype)
-    return (bottom, top) if bottom <= top else (at_least(low, dtype),) * 2
+def neighbour(x: float, towards: float, dtype: np.dtype) -> float:
+    return float(np.nextafter(dtype.type(x), dtype.type(towards)))
 
 
 def at_least(low: float, dtype: np.dtype) -> float:
-    """The smallest finite value of a dtype that is not below low, or else the largest."""
-    least, most = finite_range(dtype)
-    value = dtype.type(min(max(low, least), most))
-    if float(value) < low:
-        value = np.nextafter(value, dtype.type(most))
-    return float(value)
+    """The smallest finite value that is not below low, or else the largest.
+
+    >>> import numpy as np
+    >>> at_least(0.1, np.dtype("float16")), below(0.1, np.dtype("float16"))
+    (0.10003662109375, 0.0999755859375)
+    """
+    value = nearest(low, dtype)
+    return value if value >= low else neighbour(value, finite_range(dtype)[1], dtype)
+
+
+def at_most(high: float, dtype: np.dtype) -> float:
+    """The largest finite value that is not above high, or else the smallest."""
+    value = nearest(high, dtype)
+    return value if value <= high else neighbour(value, finite_range(dtype)[0], dtype)
 
 
 def below(high: float, dtype: np.dtype) -> float:
-    """The largest finite value of a dtype below high, or else the smallest."""
-    least, most = finite_range(dtype)
-    value = dtype.type(min(max(high, least), most))
-    if float(value) >= high:
-        value = np.nextafter(value, dtype.type(least))
-    return float(value)
+    """The largest finite value below high, or else the smallest."""
+    value = nearest(high, dtype)
+    return value if value < high else neighbour(value, finite_range(dtype)[0], dtype)
 
 
 def finite_range(dtype: np.dtype) -> tuple[float, float]:
-    module = dtype.type.__module__
-    source: Any = importlib.import_module("ml_dtypes") if module.startswith("ml_dtypes") else np
-    return float(source.finfo(dtype).min), float(source.finfo(dtype).max)
+    source: Any = np if dtype.type.__module__ == "numpy" else importlib.import_module("ml_dtypes")
+    info = source.finfo(dtype)
+    return float(info.min), float(info.max)
 
 
 def integer_law(distribution: Distribution, dtype: np.dtype) -> Law:
@@ -216,7 +230,7 @@ def integer_law(distribution: Distribution, dtype: np.dtype) -> Law:
         )
     signed = low if low < 2**63 else low - 2**64
     numbers = (high - low) % 2**64  # 0 for all that 64 bits can hold
-    return INTEGERS, INTEGER, dtype.itemsize, 0.0, 0.0, 0.0, 0.0, signed, numbers, b""
+    return INTEGERS, BITS, dtype.itemsize, 0.0, 0.0, 0.0, 0.0, signed, numbers, b""
 
 
 def no_such(distribution: Distribution, dtype: np.dtype) -> InitializerError:
@@ -261,11 +275,18 @@ def fill(
     if facts is not None:
         # The buffer protocol knows no bfloat16: bits are bits.
         _scopecore.fill(out.view(f"u{out.dtype.itemsize}"), facts, key, first, steps)
-        return
-    wide = np.empty(out.shape, np.float64 if out.dtype.itemsize > 4 else np.float32)
-    facts = float_law(distribution, out.dtype, FLOATS[wide.dtype.name])
-    _scopecore.fill(wide, facts, key, first, steps)
-    out[...] = wide.astype(out.dtype)
+    elif not out.dtype.isnative:
+        native = np.empty(out.shape, out.dtype.newbyteorder("="))
+        fill(native, distribution, key, first, steps)
+        out[...] = native
+    else:
+        # float8 and such are computed in float32, longdouble in float64, and converted.
+        wide = np.dtype(np.float64 if out.dtype.itemsize > 4 else np.float32)
+        bounded_by = out.dtype if out.dtype.itemsize < wide.itemsize else wide
+        facts = float_law(distribution, bounded_by, FLOATS[wide.name])
+        values = np.empty(out.shape, wide)
+        _scopecore.fill(values, facts, key, first, steps)
+        out[...] = values.astype(out.dtype)
 
 
 def check_region(out: np.ndarray, first: int, strides: tuple[int, ...]) -> None:
