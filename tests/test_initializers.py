@@ -1,8 +1,12 @@
 """The built-in initializers: what they make, how they look, and what they refuse."""
 
 import copy
+import dataclasses
+import gc
+import inspect
 import math
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -71,6 +75,35 @@ def test_constants_are_told_apart_by_type_and_sign():
     assert len({vs.constant(x) for x in (0, 0.0, -0.0, False, 1, 1.0, True, 1 + 0j)}) == 8
     assert vs.constant([1, 2]) == vs.constant([1, 2]) != vs.constant([1.0, 2.0])
     assert vs.constant(math.nan) == vs.constant(math.nan)
+
+
+def test_the_same_settings_give_the_same_object_however_they_are_written():
+    first = vs.random_normal(stddev=2)
+    assert vs.random_normal(0, 2.0) is first is vs.random_normal(stddev=2)
+    assert vs.random_normal(stddev=2, seed=1) is not first
+    assert vs.constant(0.0) is not vs.constant(-0.0)
+    assert vs.constant(1) is not vs.constant(True)
+    assert vs.l1_l2_regularizer(1) is vs.l1_l2_regularizer(scale_l1=1.0)
+    assert vs.sum_regularizer([vs.l1_regularizer(1)]) is vs.sum_regularizer((vs.l1_regularizer(1),))
+    assert vs.fixed_size_partitioner(2) is vs.fixed_size_partitioner(num_shards=2, axis=0)
+
+
+def test_they_are_shared_while_somebody_holds_them_only():
+    reference = weakref.ref(vs.random_normal(stddev=123.5))
+    gc.collect()
+    assert reference() is None
+
+
+def test_classes_of_users_make_objects_of_their_own():
+    class Mine(vs.Initializer):
+        pass
+
+    assert Mine() is not Mine()
+
+
+@pytest.mark.parametrize("kind", [vs.random_normal, vs.he_uniform, vs.l2_regularizer, vs.constant])
+def test_the_signature_is_that_of_the_settings(kind):
+    assert [*inspect.signature(kind).parameters] == [f.name for f in dataclasses.fields(kind)]
 
 
 # --- called by hand

@@ -12,7 +12,7 @@ import varscope
 
 PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
-    {"errors", "_scopecore"},
+    {"errors", "flyweights", "_scopecore"},
     {"shapes", "regularizers"},
     {"randomness", "partitioners"},
     {"initializers", "devices"},

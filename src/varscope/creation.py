@@ -7,9 +7,8 @@ The core calls `create_or_share` when it has not seen the like before, or when a
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -308,7 +307,7 @@ def plan(request: VariableRequest) -> Spec:
             shape,
         )
     return Spec(
-        shape, dtype, shared(initializer), given_regularizer(request), request.trainable,
+        shape, dtype, initializer, given_regularizer(request), request.trainable,
         as_collections(request), request.caching_device or None, request.constraint,
         request.validate_shape, repeatable,
     )  # fmt: skip
@@ -334,47 +333,12 @@ def given_regularizer(request: VariableRequest) -> Any:
         return None
     if not is_hook(request.regularizer):
         raise NotCallableError.regularizer(request.regularizer)
-    return shared(request.regularizer)
+    return request.regularizer
 
 
 def is_hook(value: Any) -> bool:
     """Whether it can be called as it is: `l2_regularizer` still needs its scale."""
     return callable(value) and not isinstance(value, type)
-
-
-_built_in: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
-
-
-def shared(hook: Any) -> Any:
-    """The first of equal built-in initializers or regularizers that is still there.
-
-    Hooks count by identity in a spec.  A model that writes `l2_regularizer(1e-4)` in each of a
-    million calls is to have one spec all the same.
-    """
-    key = content_of(hook)
-    return hook if key is None else _built_in.setdefault(key, hook)
-
-
-def content_of(hook: Any) -> tuple[Any, ...] | None:
-    """The class of a built-in hook and its settings as something to compare; None for others."""
-    kind = type(hook)
-    if kind.__module__ not in ("varscope.initializers", "varscope.regularizers"):
-        return None
-    if not is_dataclass(kind) or isinstance(hook, initializers.Value):
-        return None  # a function, or the value of one variable
-    return kind, *(setting(getattr(hook, field.name)) for field in fields(hook))
-
-
-def setting(value: Any) -> Hashable:
-    """A setting as something that is equal only where it is the same: 0.0 is not -0.0, 1 not True.
-
-    What cannot be told apart that way counts by identity; the hook keeps it alive.
-    """
-    if isinstance(value, tuple):
-        return tuple(map(setting, value))
-    if isinstance(value, (bool, int, float, complex, str, type(None))):
-        return type(value), repr(value)
-    return content_of(value) or id(value)
 
 
 def refuse_what_is_not_there(request: VariableRequest) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from varscope import _scopecore, randomness, shapes
 from varscope._scopecore import Spec
 from varscope.errors import ArgumentTypeError, InitializerError
+from varscope.flyweights import Flyweight
 from varscope.randomness import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from varscope.shapes import Part
 
@@ -34,7 +35,7 @@ class PartitionInfo:
 
 
 @dataclass(frozen=True, repr=False)
-class Initializer:
+class Initializer(metaclass=Flyweight):
     """The base of the built-in initializers: frozen, equal where their settings are, picklable.
 
     Calling one gives an array.  A variable passes its own `key`, so that it gets the same values

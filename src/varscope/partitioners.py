@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from varscope.errors import ArgumentTypeError, ArgumentValueError, PartitionerError
+from varscope.flyweights import Flyweight
 from varscope.shapes import Part
 
 KnownShape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class fixed_size_partitioner:
+class fixed_size_partitioner(metaclass=Flyweight):
     """The same number of slices for every variable, as far as the axis is long enough.
 
     Parameters
@@ -50,7 +51,7 @@ class fixed_size_partitioner:
 
 
 @dataclass(frozen=True)
-class variable_axis_size_partitioner:
+class variable_axis_size_partitioner(metaclass=Flyweight):
     """As few slices as keep each within a number of bytes.
 
     A slice has at least one element along the axis, and may so be larger than asked for.
@@ -97,7 +98,7 @@ class variable_axis_size_partitioner:
 
 
 @dataclass(frozen=True)
-class min_max_variable_partitioner:
+class min_max_variable_partitioner(metaclass=Flyweight):
     """One slice for each so many bytes that a variable has, up to a number of slices.
 
     Parameters

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from varscope.errors import ArgumentTypeError, ArgumentValueError, RegularizerError
+from varscope.flyweights import Flyweight
 
 BLOCK = 1 << 16  # elements that are converted at a time
 
@@ -23,7 +24,7 @@ def no_regularizer(_value: object) -> None:
 
 
 @dataclass(frozen=True)
-class l1_regularizer:
+class l1_regularizer(metaclass=Flyweight):
     """`scale * sum(|x|)`.
 
     Parameters
@@ -47,7 +48,7 @@ class l1_regularizer:
 
 
 @dataclass(frozen=True)
-class l2_regularizer:
+class l2_regularizer(metaclass=Flyweight):
     """`scale * sum(x**2) / 2`: half the square, whose derivative is `scale * x`.
 
     Parameters
@@ -71,7 +72,7 @@ class l2_regularizer:
 
 
 @dataclass(frozen=True)
-class l1_l2_regularizer:
+class l1_l2_regularizer(metaclass=Flyweight):
     """`scale_l1 * sum(|x|) + scale_l2 * sum(x**2) / 2`.
 
     Parameters
@@ -99,7 +100,7 @@ class l1_l2_regularizer:
 
 
 @dataclass(frozen=True)
-class sum_regularizer:
+class sum_regularizer(metaclass=Flyweight):
     """The sum of several penalties; those that are None do not count.
 
     Parameters

@@ -1,0 +1,58 @@
+"""Small frozen objects of which there is only one for the same settings."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from typing import Any, ClassVar
+
+PLAIN = frozenset({type(None), bool, int, float, complex, str})
+
+
+class Flyweight(type):
+    """The metaclass of frozen dataclasses that give back what they made for the same settings.
+
+    Hooks of variables are compared by identity, as everything that users may write.  A model that
+    writes `l2_regularizer(1e-4)` in each of a million calls is to be as fast, and to keep as few
+    kinds of variables, as one that writes it once.  Classes that users derive are left alone.
+    """
+
+    _made: ClassVar[weakref.WeakValueDictionary[Any, Any]] = weakref.WeakValueDictionary()
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        key = key_of(cls, args, kwargs)
+        found = None if key is None else Flyweight._made.get(key)
+        if found is not None:
+            return found
+        made = super().__call__(*args, **kwargs)
+        if key is None:
+            return made
+        # The same settings may be written in several ways: by keyword, or 1 for 1.0.
+        settings = key_of(cls, (), vars(made))
+        if settings is not None:
+            made = Flyweight._made.setdefault(settings, made)
+        return Flyweight._made.setdefault(key, made)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, where `__call__` above would be shown."""
+        signature = inspect.signature(type.__getattribute__(cls, "__init__"))
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def key_of(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Settings as a key that is equal only where they are the same; None where there is none.
+
+    By their texts: 0.0 equals -0.0, and 1 equals True.
+    """
+    if not cls.__module__.startswith("varscope."):
+        return None
+    for value in (*args, *kwargs.values()):
+        if type(value) not in PLAIN and not is_list_of_hooks(value):
+            return None
+    return cls, repr(args), repr(kwargs)
+
+
+def is_list_of_hooks(value: Any) -> bool:
+    """Whether it holds only such objects: their texts tell them apart."""
+    return isinstance(value, (list, tuple)) and all(type(type(hook)) is Flyweight for hook in value)
