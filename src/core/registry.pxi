@@ -254,6 +254,10 @@ cdef class Registry:
             node = self.seek(ROOT, path[:slash])
         return None if node == NONE else self.partition(node, id)
 
+    def _shared_spec(self, Spec spec not None):
+        """The spec of this graph that is equal."""
+        return self.specs[self.spec_id(spec)]
+
     def _partitions(self):
         """`[(path, what is kept), ...]` of all variables that were made in parts, in order."""
         cdef list found = []
@@ -693,11 +697,11 @@ cdef inline str suffixed(str base, uint32_t suffix):
     return f"{base}_{suffix}"
 
 
-def swap_first(list cell, old, new):
-    """Put `new` in the place of `old` at the front of a list, unless somebody was quicker."""
-    if cell[0] is not old:
+def swap_live(kept, old, new):
+    """Put `new` in the place of `old` as what a partition knows to be live, if that still is."""
+    if kept.live is not old:
         return False
-    cell[0] = new
+    kept.live = new                        # a slot: no other code runs between these lines
     return True
 
 

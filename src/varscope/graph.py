@@ -269,7 +269,7 @@ class Graph(Registry):
                 restored.version = content[1]
                 self._handle(row)._content = restored
         for path, spec, partitions in state["partitions"]:
-            self._load_partition(path, Partition(spec, Slicing(spec.shape, partitions)))
+            self._load_partition(path, Partition(spec, Slicing.of(spec.shape, partitions)))
         self._load_op_state(state["op_names"])
         self._extras = {
             key: [(place, self._unpacked(*packed)) for place, *packed in entries]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 import numpy as np
 
-from varscope._scopecore import Registry, Spec, swap_first
+from varscope._scopecore import Registry, Spec, swap_live
 from varscope.errors import ArgumentTypeError, VariableExistsError, WithdrawnError
 from varscope.partitioners import Slicing
 from varscope.shapes import Part
@@ -27,10 +27,12 @@ class Partition:
 
     __slots__ = ("live", "slicing", "spec")
 
+    live: weakref.ref[PartitionedVariable] | None
+
     def __init__(self, spec: Spec, slicing: Slicing) -> None:
         self.spec = spec
         self.slicing = slicing
-        self.live: list[weakref.ref[PartitionedVariable] | None] = [None]
+        self.live = None
 
     def part_spec(self, index: int) -> Spec:
         """What a shard is.  The regularizer is not among it: the whole has one penalty."""
@@ -220,12 +222,12 @@ def add_partitioned(
     graph: Registry, path: str, spec: Spec, partitions: tuple[int, ...]
 ) -> PartitionedVariable | None:
     """A new variable in parts: all of them or none; None where its name was taken meanwhile."""
-    kept = Partition(spec, Slicing(spec.shape, partitions))  # type: ignore[arg-type]
+    kept = Partition(graph._shared_spec(spec), Slicing.of(spec.shape, partitions))
     count = kept.slicing.count
     larger = kept.slicing.larger
     specs = [kept.part_spec(0)] * larger + [kept.part_spec(count - 1)] * (count - larger)
     new = PartitionedVariable._of(graph, path, kept)
-    kept.live[0] = weakref.ref(new)
+    kept.live = weakref.ref(new)
     if graph._add_parts(path, kept, specs, new._shards):
         return new
     for i in range(count):
@@ -239,7 +241,7 @@ def find_partitioned(graph: Registry, path: str) -> PartitionedVariable | None:
     """The variable of this full name that was made in parts, the one object for it, or None."""
     kept = graph._partition(path)
     while kept is not None:
-        reference = kept.live[0]
+        reference = kept.live
         found = None if reference is None else reference()
         if found is not None:
             return found
@@ -249,6 +251,6 @@ def find_partitioned(graph: Registry, path: str) -> PartitionedVariable | None:
             if shard is None:
                 return None  # withdrawn meanwhile
             new._shards.append(shard)
-        if swap_first(kept.live, reference, weakref.ref(new)):
+        if swap_live(kept, reference, weakref.ref(new)):
             return new
     return None

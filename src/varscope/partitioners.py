@@ -11,6 +11,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -232,27 +233,23 @@ class SaveSliceInfo:
 class Slicing:
     """A shape and how it is cut: slices as even as possible, the first ones one larger.
 
-    >>> [Slicing((7, 2), (3, 1)).part(i).shape for i in range(3)]
+    >>> [Slicing.of((7, 2), (3, 1)).part(i).shape for i in range(3)]
     [(3, 2), (2, 2), (2, 2)]
     """
 
     shape: KnownShape
     partitions: KnownShape
+    axis: int  # the dimension that is cut; the first where none is
+    count: int  # the number of parts
+    larger: int  # how many of the first parts are one element longer than the others
 
-    @property
-    def axis(self) -> int:
-        """The dimension that is cut; the first where none is."""
-        return next((i for i, count in enumerate(self.partitions) if count > 1), 0)
-
-    @property
-    def count(self) -> int:
-        """The number of parts."""
-        return math.prod(self.partitions)
-
-    @property
-    def larger(self) -> int:
-        """How many of the first parts are one element longer than the others."""
-        return self.shape[self.axis] % self.count
+    @classmethod
+    @lru_cache(maxsize=1024)  # a model has many variables and few kinds of them
+    def of(cls, shape: KnownShape, partitions: KnownShape) -> Slicing:
+        """How a shape is cut into so many slices a dimension."""
+        axis = next((i for i, count in enumerate(partitions) if count > 1), 0)
+        count = math.prod(partitions)
+        return cls(shape, partitions, axis, count, shape[axis] % count)
 
     def part(self, index: int) -> Part:
         """The part of this number."""
