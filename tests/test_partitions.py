@@ -220,6 +220,44 @@ def test_a_partitioner_that_creates_the_same_name():
         vs.get_variable("v", [4], partitioner=partitioner)
 
 
+def test_a_partitioner_that_creates_other_variables():
+    def partitioner(shape, dtype):
+        if "a/inner" not in vs.get_default_graph():
+            with vs.variable_scope("a"):
+                parted("inner")
+        return [2, 1]
+
+    v = vs.get_variable("v", [4, 2], partitioner=partitioner)
+    names = [w.name for w in vs.global_variables()]
+    assert names == [*(f"a/inner/part_{i}:0" for i in range(3)), *(s.name for s in v)]
+
+
+@pytest.mark.parametrize("slices", [2, 3])
+def test_a_partitioner_that_creates_the_same_name_in_parts(slices):
+    def partitioner(shape, dtype):
+        with sharing(vs.AUTO_REUSE):
+            parted(shape=shape)
+        return [slices, 1]
+
+    with sharing(vs.AUTO_REUSE):
+        if slices == 3:
+            v = vs.get_variable("v", [7, 2], partitioner=partitioner)
+            assert v is vs.get_default_graph()["v"] and len(v) == 3
+        else:
+            with pytest.raises(PartitionMismatchError, match=r"\[3, 1\].*\[2, 1\]"):
+                vs.get_variable("v", [7, 2], partitioner=partitioner)
+
+
+def test_an_initializer_that_asks_for_its_own_variable():
+    def initializer(shape, dtype):
+        with sharing(vs.AUTO_REUSE):
+            assert vs.get_variable("v").shape == shape
+            vs.get_variable("scratch", [2], partitioner=cut(2))
+        return np.ones(shape, dtype)
+
+    assert parted(initializer=initializer).numpy().sum() == 14 and "scratch" in parted("w").graph
+
+
 # --- what is made --------------------------------------------------------------------------------
 
 
@@ -889,6 +927,43 @@ def test_scopes_know_the_shards():
     vs.get_variable("b", [1])
     assert scope.global_variables() == list(v) == scope.trainable_variables()
     assert scope.get_collection("variables") == list(v)
+
+
+INTERRUPTED = """
+import os, random, signal, threading, time
+import varscope as vs
+
+cut, many = vs.fixed_size_partitioner(3), vs.fixed_size_partitioner(200)
+draw, hits = random.Random(1), 0
+
+def interrupt(delay):
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGINT)
+
+for _ in range(40):
+    g = vs.Graph()
+    thread = threading.Thread(target=interrupt, args=[draw.uniform(0.0005, 0.01)])
+    try:
+        thread.start()
+        with g.as_default():
+            for i in range(1_000_000):
+                with vs.variable_scope(f"s{i}", partitioner=cut if i % 3 else many):
+                    vs.get_variable("v", [200, 2])
+    except KeyboardInterrupt:
+        hits += 1
+    thread.join()
+    wholes = {name.rpartition("/part_")[0] for name in g}
+    assert sum(len(g[name]) for name in wholes) == len(g)
+    with g.as_default():
+        assert vs.get_variable_scope().name == ""
+        assert len(vs.get_variable("v", [200, 2], partitioner=cut)) == 3
+print(hits)
+"""
+
+
+def test_an_interrupt_leaves_all_parts_or_none():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert done.stdout == "40\n", done.stderr
 
 
 NOMEMORY = """
