@@ -323,7 +323,7 @@ def test_normal_is_what_it_says():
     halves = (halves + 0.5) * 2.0**-32
     expected = box_muller(halves[::2], halves[1::2])
     relative = abs(values(Normal(0.0, 1.0), np.float32, 100_000) / expected - 1)
-    assert relative.max() < 4e-7
+    assert relative.max() < 5e-7
     expected = box_muller(middle[::2], middle[1::2])
     # NumPy's own error: 2 pi v is rounded before its cosine is taken.
     assert abs(values(Normal(0.0, 1.0), np.float64, 50_000) - expected).max() < 1e-14
@@ -354,8 +354,8 @@ def test_truncated_normal_is_what_it_says():
     halves, _, middle = units(1, 2_000)
     whole = math.erf(math.sqrt(2))
     for dtype, u, error in [
-        (np.float32, (halves + 0.5) * 2.0**-32, 4e-7),
-        (np.float64, middle, 1e-15),
+        (np.float32, (halves + 0.5) * 2.0**-32, 5e-7),
+        (np.float64, middle, 2e-15),
     ]:
         z = values(TruncatedNormal(0.0, 1.0), dtype, len(u))
         assert abs(z).max() <= 2
