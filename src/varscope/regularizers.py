@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class l1_regularizer(metaclass=Flyweight):
 
     def __call__(self, values: Any) -> float | None:
         """The penalty; computed in float64 whatever the dtype, None where the scale is 0."""
-        return self.scale * summed(np.abs, values) if self.scale else None
+        return self.scale * summed(sum_of_sizes, values) if self.scale else None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class l2_regularizer(metaclass=Flyweight):
 
     def __call__(self, values: Any) -> float | None:
         """The penalty; computed in float64 whatever the dtype, None where the scale is 0."""
-        return self.scale * summed(half_square, values) if self.scale else None
+        return self.scale * (summed(sum_of_squares, values) / 2) if self.scale else None
 
 
 @dataclass(frozen=True)
@@ -163,23 +164,34 @@ def hold_scale(regularizer: Any, field: str) -> None:
     object.__setattr__(regularizer, field, scale + 0.0)  # which makes -0.0 the same as 0.0
 
 
-def half_square(values: np.ndarray) -> np.ndarray:
-    """|x|**2 / 2 of each element."""
-    half: np.ndarray = np.square(np.abs(values)) / 2
-    return half
+def sum_of_sizes(block: np.ndarray) -> Any:
+    """The sum of |x|."""
+    with np.errstate(over="ignore"):
+        return np.add.reduce(np.abs(block))
+
+
+def sum_of_squares(block: np.ndarray) -> Any:
+    """The sum of |x|**2."""
+    return np.vdot(block, block).real
 
 
 def summed(function: Callable[[np.ndarray], Any], values: Any) -> float:
-    """The sum of a function of each element, in float64 or better, a block at a time."""
+    """What a function of blocks gives for all of them, in float64 or better."""
     flat = np.asarray(values).reshape(-1)
-    kind = np.dtype(np.complex128 if flat.dtype.kind == "c" else np.float64)
-    if flat.dtype.kind in "fc":
-        kind = np.result_type(flat.dtype, kind)  # long double stays what it is
-    total: Any = 0.0
-    with np.errstate(over="ignore", under="ignore"):
-        for start in range(0, flat.size, BLOCK):
-            total += np.sum(function(flat[start : start + BLOCK].astype(kind)))
-    return float(total)
+    dtype = summing_dtype(flat.dtype)
+    if flat.size <= BLOCK:
+        return float(function(flat.astype(dtype, copy=False)))
+    starts = range(0, flat.size, BLOCK)
+    blocks = (flat[start : start + BLOCK].astype(dtype, copy=False) for start in starts)
+    with np.errstate(over="ignore"):
+        return float(sum(map(function, blocks)))
+
+
+@lru_cache(maxsize=64)
+def summing_dtype(dtype: np.dtype) -> np.dtype:
+    """float64, or complex128; long double stays what it is."""
+    least = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+    return np.result_type(dtype, least) if dtype.kind in "fc" else least
 
 
 def total_of(regularizers: Iterable[Callable[[Any], Any]], values: Any) -> Any:
