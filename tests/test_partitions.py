@@ -548,8 +548,9 @@ def test_what_cannot_be_assigned_changes_nothing(method, value, error):
     assert v.numpy().tolist() == np.ones((7, 2)).tolist()
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_cast_that_fails_changes_nothing():
+    if np.lib.NumpyVersion(np.__version__) < "1.24.0":
+        pytest.skip("this NumPy casts without a warning, so nothing fails")
     v = parted(dtype="float16")
     value = np.zeros((7, 2))
     value[6] = 1e9  # in the last shard

@@ -59,8 +59,6 @@ class PartitionedVariable(Valued):
     [('v/part_0:0', (3, 2)), ('v/part_1:0', (2, 2))]
     """
 
-    __slots__ = ("__weakref__", "_graph", "_kept", "_path", "_shards")
-
     _graph: Registry
     _kept: Partition
     _path: str

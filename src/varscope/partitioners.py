@@ -185,12 +185,12 @@ def call_partitioner(
     partitions = []
     for length, slices in zip(shape, result, strict=False):
         try:
+            if isinstance(slices, (bool, np.bool_)):
+                raise TypeError
             count = int(operator.index(slices))
         except TypeError:
-            count = None
-        if count is None or isinstance(slices, (bool, np.bool_)):
             fault = f"which holds {slices!r:.100}, a {type(slices).__name__}"
-            raise PartitionerError.bad_result(name, shape, result, fault)
+            raise PartitionerError.bad_result(name, shape, result, fault) from None
         if count < 1:
             raise PartitionerError.bad_result(name, shape, result, f"which holds {count}")
         if count > max(length, 1):
