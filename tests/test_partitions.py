@@ -968,17 +968,25 @@ def test_an_interrupt_leaves_all_parts_or_none():
 
 
 NOMEMORY = """
-import os, _testcapi
+import os, sys, _testcapi
 import varscope as vs
+from varscope.partitioned import add_partitioned
 
 cut, zeros = vs.fixed_size_partitioner(3), vs.zeros
 names = ["v/part_0:0", "v/part_1_1:0", "v/part_2:0"]
 
+def whole_call():
+    return vs.get_variable("v", [7, 2], partitioner=cut, initializer=zeros)
+
+def last_step():
+    return add_partitioned(g, "v", spec, (3, 1))
+
 def attempt(g, n):
     with g.as_default():
+        make = whole_call if sys.argv[1] == "whole call" else last_step
         _testcapi.set_nomemory(n, n + 1)
         try:
-            v = vs.get_variable("v", [7, 2], partitioner=cut, initializer=zeros)
+            v = make()
         except MemoryError:
             v = None
         finally:
@@ -995,6 +1003,7 @@ with g.as_default():
     g.unique_name("v/part_1")
     for i in range(3):
         vs.get_variable(f"u{i}", [7, 2], partitioner=cut, initializer=zeros)
+spec = g["u0"]._spec
 for n in range(1000):
     child = os.fork()  # each in a process of its own
     if child == 0:
@@ -1006,7 +1015,10 @@ print(status, n > 20)
 """
 
 
-def test_out_of_memory_at_any_time():
+@pytest.mark.parametrize("what", ["whole call", "last step"])
+def test_out_of_memory_at_any_time(what):
     pytest.importorskip("_testcapi")
-    done = subprocess.run([sys.executable, "-c", NOMEMORY], capture_output=True, text=True)
+    if what == "whole call" and sys.version_info >= (3, 13):
+        pytest.skip("CPython 3.13 crashes where there is no memory for a nested function")
+    done = subprocess.run([sys.executable, "-c", NOMEMORY, what], capture_output=True, text=True)
     assert done.stdout == "0 True\n", done.stderr
