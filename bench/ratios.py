@@ -17,16 +17,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter as clock
 
 # NumPy's BLAS threads wait by spinning, on the cores that are being measured.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import numpy as np
+
 import varscope as vs
+from varscope import _scopecore, randomness
+from varscope.randomness import Normal, TruncatedNormal, Uniform
 
 NAMES = [f"w{i}" for i in range(16)]  # in each scope
 SIBLINGS = 1_000  # default-named scopes that are timed
@@ -241,14 +245,20 @@ LAST_SIBLINGS = Case(
 
 def measure(case, data, rounds):
     """Nanoseconds a statement, its own and the other's."""
-    case.run(data)  # fills caches, the data's own included
-    case.run_beside(data)
+    ours, others = alternately(partial(case.run, data), partial(case.run_beside, data), rounds)
+    scale = 1e9 / case.statements(data)
+    return ours * scale, others * scale
+
+
+def alternately(run, run_beside, rounds):
+    """The best seconds of each of two, timed in turn."""
+    run()  # fills caches, the data's own included
+    run_beside()
     ours, others = [], []
     for _ in range(rounds):
-        ours.append(case.run(data))
-        others.append(case.run_beside(data))
-    scale = 1e9 / case.statements(data)
-    return min(ours) * scale, min(others) * scale
+        ours.append(run())
+        others.append(run_beside())
+    return min(ours), min(others)
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -360,6 +370,86 @@ def moe_in_dict(layers, experts):
     return clock() - start, d
 
 
+# --- values -------------------------------------------------------------------------------------
+# What random numbers cost beside those of NumPy's generator.  Its words are the same ones.
+
+BLOCK = 1 << 20  # elements that are filled in one call
+KEY = 1
+
+
+def filled(distribution, out):
+    start = clock()
+    for block in out:
+        randomness.fill(block, distribution, KEY)
+    return clock() - start
+
+
+def filled_by_numpy(method, out):
+    generate = getattr(np.random.Generator(np.random.Philox(key=KEY)), method)
+    start = clock()
+    for block in out:
+        generate(out=block, dtype=block.dtype)
+    return clock() - start
+
+
+def filled_by_threads(count, out):
+    """The blocks shared out among so many threads."""
+    shares = [out[i::count] for i in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda share: None, shares))  # the threads are there
+        start = clock()
+        list(pool.map(lambda share: filled(Normal(0.0, 1.0), share), shares))
+        return clock() - start
+
+
+def small_ones(out):
+    """A key and sixteen elements for each of many variables, as `vs.initialize` makes them."""
+    messages = [randomness.path_message(1, f"layers/experts_{i}/scale") for i in range(len(out))]
+    law = randomness.law(Normal(0.0, 1.0), out.dtype)
+    start = clock()
+    _scopecore.fill_each(out, law, _scopecore.path_keys(messages))
+    return clock() - start
+
+
+def small_ones_by_numpy(out):
+    normal = np.random.Generator(np.random.Philox(key=KEY)).standard_normal
+    start = clock()
+    for row in out:
+        normal(out=row, dtype=np.float32)
+    return clock() - start
+
+
+def print_values(blocks, small, rounds):
+    """Nanoseconds an element, and for the small ones a variable."""
+    single = np.empty((blocks, BLOCK), np.float32)
+    double, rows_of_16 = single.reshape(-1).view(np.float64), np.empty((small, 16), np.float32)
+    double = double.reshape(-1, min(BLOCK, double.size))
+    fill, numpy = filled, filled_by_numpy
+    cases = [
+        ("normal, float32", partial(fill, Normal(0.0, 1.0), single), single.size,
+         "standard_normal(out=...)", partial(numpy, "standard_normal", single)),
+        ("uniform, float32", partial(fill, Uniform(0.0, 1.0), single), single.size,
+         "random(out=...)", partial(numpy, "random", single)),
+        ("truncated, float32", partial(fill, TruncatedNormal(0.0, 1.0), single), single.size,
+         "standard_normal(out=...)", partial(numpy, "standard_normal", single)),
+        ("normal, float64", partial(fill, Normal(0.0, 1.0), double), double.size,
+         "standard_normal(out=...)", partial(numpy, "standard_normal", double)),
+        ("normal, two threads", partial(filled_by_threads, 2, single), single.size,
+         "one thread", partial(filled_by_threads, 1, single)),
+        ("[16], with its key", partial(small_ones, rows_of_16), small,
+         "standard_normal(out=row)", partial(small_ones_by_numpy, rows_of_16)),
+    ]  # fmt: skip
+    rows = []
+    for name, run, count, beside, run_beside in cases:
+        ours, others = alternately(run, run_beside, rounds)
+        rows.append((name, ours / count * 1e9, beside, others / count * 1e9, ours / others))
+    table(
+        f"random values beside numpy.random.Generator(Philox()), blocks of {BLOCK:,}",
+        ("", "ns", "beside", "ns", "ratio"),
+        rows,
+    )
+
+
 # --- the tables ---------------------------------------------------------------------------------
 
 
@@ -461,6 +551,7 @@ def main(arguments=None):
     print(f"varscope {vs.__version__}, {platform.python_implementation()} "
           f"{platform.python_version()}, {system}")  # fmt: skip
     print_statements(Data(1_000), [*CASES, FIRST_SIBLINGS], 15)
+    print_values(16, 20_000, 5)
     if quick:
         return
     print_statements(Data(100_000), [*CASES, LAST_SIBLINGS], 5)

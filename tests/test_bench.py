@@ -86,6 +86,16 @@ def test_the_tables_of_times(ratios, small, capsys):
     assert len(numbers(model.splitlines()[-1])) == 3
 
 
+def test_the_table_of_values(ratios, capsys):
+    ratios.print_values(blocks=1, small=50, rounds=1)
+    title, head, *lines = capsys.readouterr().out.strip().splitlines()
+    assert "random values" in title
+    assert head.split() == ["ns", "beside", "ns", "ratio"]
+    assert len(lines) == 6
+    for line in lines:
+        assert 0 < numbers(line)[-1] < 100
+
+
 @measures_memory
 def test_the_tables_of_memory(ratios, capsys):
     ratios.print_memory([50], reentries=1_000)

@@ -585,7 +585,7 @@ static void varscope_fill_axis(const varscope_law *law, const uint64_t key[2], u
         return;
     }
     /* Runs that hold the elements and those between, while these are few; else one by one. */
-    uint64_t step = axis.step > 0 && axis.step <= 8 ? (uint64_t)axis.step : 1;
+    uint64_t step = axis.step > 0 && axis.step <= 16 ? (uint64_t)axis.step : 1;
     int64_t most = axis.step == (int64_t)step ? (int64_t)(VARSCOPE_CHUNK / size / step) : 1;
     while (axis.count > 0) {
         int64_t now = axis.count < most ? axis.count : most;
