@@ -110,7 +110,7 @@ cdef class Handle:
             raise errors.ArgumentTypeError("a Variable is made by varscope.get_variable")
         if self.row == NONE:
             raise errors.WithdrawnError(
-                "this variable was withdrawn: the custom getter that created it raised")
+                "this variable was withdrawn: what created it raised")
         return 0
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):

@@ -773,7 +773,8 @@ cdef tuple origin_here(str path):
 
 # === Journals ===================================================================================
 
-# Threads in which a custom getter runs, and what was created in them since.
+# Threads in which something runs that is all or nothing, and what was created in them since: a
+# Creation each, and functions from `if_withdrawn`.
 cdef dict journals = {}
 
 
@@ -796,14 +797,12 @@ def all_or_nothing(function, /, *args, **kwargs):
     """Call a function; what it created in this thread is withdrawn where it raises."""
     cdef object thread = PyThread_get_thread_ident()    # once: making it may fail
     cdef list outer = journals.get(thread), journal = []
-    cdef Creation creation
     journals[thread] = journal
     try:
         result = function(*args, **kwargs)
     except BaseException:
-        for creation in reversed(journal):
-            if creation.handle is not None:
-                creation.handle.graph.withdraw(creation)
+        for entry in reversed(journal):
+            take_back(entry)
         raise
     finally:
         if outer is None:
@@ -813,3 +812,25 @@ def all_or_nothing(function, /, *args, **kwargs):
     if outer is not None:
         outer.extend(journal)
     return result
+
+
+cdef int take_back(object entry) except -1:
+    cdef Creation creation
+    if not isinstance(entry, Creation):
+        entry()
+        return 0
+    creation = <Creation>entry
+    if creation.handle is not None:
+        creation.handle.graph.withdraw(creation)
+    return 0
+
+
+def if_withdrawn(function, /):
+    """Call a function should what was created in this thread until now be withdrawn.
+
+    It runs when others are taken back too, so it must not raise, nor run Python code, behind
+    which a signal may.
+    """
+    cdef list journal = journals.get(PyThread_get_thread_ident())
+    if journal is not None:
+        journal.append(function)

@@ -208,7 +208,7 @@ class Spec:
         regularizer: _Regularizer | None,
         trainable: bool,
         collections: tuple[Hashable, ...],
-        caching_device: _CachingDevice | None,
+        caching_device: str | None,
         constraint: _Constraint | None,
         validate_shape: bool,
         repeatable: bool,
@@ -226,7 +226,7 @@ class Spec:
     @property
     def collections(self) -> tuple[Hashable, ...]: ...
     @property
-    def caching_device(self) -> _CachingDevice | None: ...
+    def caching_device(self) -> str | None: ...
     @property
     def constraint(self) -> _Constraint | None: ...
     @property
@@ -296,6 +296,7 @@ class BoundGetter:
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 def all_or_nothing(function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T: ...
+def if_withdrawn(function: Callable[[], object], /) -> None: ...
 
 # --- for the modules of this package
 
