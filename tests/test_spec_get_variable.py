@@ -525,7 +525,8 @@ def test_what_is_known_of_the_shape_must_hold(shape, refused):
         {"regularizer": 3},
         {"partitioner": 3},
         {"partitioner": lambda shape, dtype: [2, 2]},
-        {"caching_device": "cpu"},
+        {"caching_device": "nowhere"},
+        {"caching_device": lambda variable: "nowhere"},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -785,29 +786,6 @@ def test_a_getter_that_is_not_callable_is_a_value_error(wrong, where, refused):
         with vs.variable_scope("", custom_getter=wrong if where == "scope" else None) as scope:
             scope.set_custom_getter(wrong)
             create()
-
-
-# --- regularizers, partitioners, caching devices -------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("caching_device", "cpu"),
-        ("caching_device", lambda variable: "cpu"),
-    ],
-)
-@pytest.mark.parametrize("get", [vs.get_variable, vs.get_local_variable])
-def test_what_is_not_there_yet_says_so(argument, value, get, refused):
-    with refused(vs.errors.NotYetError, argument) as caught:
-        get("v", [2], **{argument: value})
-    assert isinstance(caught.value, NotImplementedError)
-    assert get("v", [2]).op_name == "v"
-
-
-def test_an_empty_caching_device_switches_it_off():
-    with vs.variable_scope("foo", caching_device="cpu"):
-        assert create("v", caching_device="").value().tolist() == [0, 0]
 
 
 # --- initializers: what is called, and with what -------------------------------------------------

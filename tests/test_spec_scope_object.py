@@ -49,9 +49,6 @@ DEFAULTS = {  # property: a value for it
 }
 each_default = pytest.mark.parametrize("which", DEFAULTS)
 
-# What is not in this version yet; `get_variable` says so where one of them would be used.
-NOT_YET = ["caching_device"]
-
 
 # --- properties ----------------------------------------------------------------------------------
 
@@ -118,22 +115,6 @@ def test_properties_are_set_by_their_methods_only(read_only):
 
 
 # --- accepted here, used later -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("which", NOT_YET)
-@pytest.mark.parametrize("where", ["scope", "outer scope", "setter", "argument"])
-def test_creating_under_what_is_not_there_yet_says_so(which, where, refused):
-    given = {which: DEFAULTS[which]}
-    outer = vs.variable_scope("foo", **given if where == "outer scope" else {})
-    inner = vs.variable_scope("bar", **given if where == "scope" else {})
-    with outer, inner as scope:
-        if where == "setter":
-            getattr(scope, f"set_{which}")(DEFAULTS[which])
-        with refused(vs.errors.NotYetError, which) as caught:
-            create(**given if where == "argument" else {})
-        assert isinstance(caught.value, NotImplementedError)
-    with vs.variable_scope("foo/bar"):
-        assert create().name == "foo/bar/v:0"
 
 
 @pytest.mark.parametrize(

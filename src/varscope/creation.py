@@ -7,13 +7,14 @@ The core calls `create_or_share` when it has not seen the like before, or when a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from varscope import initializers, shapes
+from varscope import devices, initializers, shapes
 from varscope._scopecore import (
     AUTO_REUSE,
     ComposedGetter,
@@ -25,11 +26,11 @@ from varscope._scopecore import (
 )
 from varscope.errors import (
     ArgumentTypeError,
+    DeviceError,
     DTypeMismatchError,
     InitializerError,
     InvalidShapeError,
     NotCallableError,
-    NotYetError,
     PartitionerError,
     PartitionMismatchError,
     ReuseError,
@@ -44,12 +45,34 @@ from varscope.variables import Variable
 
 
 class GraphKeys:
-    """The standard names of collections."""
+    """The standard names of collections, with the values that they have in TensorFlow 1.
+
+    Variables enter the first two and `LOCAL_VARIABLES` by themselves, and regularizers'
+    penalties `REGULARIZATION_LOSSES`; what goes into the others is for the model to say.
+    """
 
     GLOBAL_VARIABLES = "variables"
     TRAINABLE_VARIABLES = "trainable_variables"
     LOCAL_VARIABLES = "local_variables"
+    MODEL_VARIABLES = "model_variables"
+    METRIC_VARIABLES = "metric_variables"
+    MOVING_AVERAGE_VARIABLES = "moving_average_variables"
+    CONCATENATED_VARIABLES = "concatenated_variables"
+    GLOBAL_STEP = "global_step"
+    WEIGHTS = "weights"
+    BIASES = "biases"
+    ACTIVATIONS = "activations"
+    LOSSES = "losses"
     REGULARIZATION_LOSSES = "regularization_losses"
+    UPDATE_OPS = "update_ops"
+    SUMMARIES = "summaries"
+    TABLE_INITIALIZERS = "table_initializer"
+    INIT_OP = "init_op"
+    LOCAL_INIT_OP = "local_init_op"
+    READY_OP = "ready_op"
+    SUMMARY_OP = "summary_op"
+    TRAIN_OP = "train_op"
+    SAVERS = "savers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +223,53 @@ def resolve(request: VariableRequest) -> Variable | PartitionedVariable:
 def create(request: VariableRequest) -> Variable | PartitionedVariable | None:
     """One more variable; None where another thread was quicker."""
     spec = plan(request)
+    if callable(request.caching_device):
+        return all_or_nothing(add_and_place, request, spec)
+    return add(request, spec)
+
+
+def add(request: VariableRequest, spec: Spec) -> Variable | PartitionedVariable | None:
+    """Put what was planned into the graph; None where another thread was quicker."""
     if not is_cut(request, spec.shape):
         return request.graph._add(request.name, spec)
     if not shapes.is_known(spec.shape):
         raise PartitionerError.unknown_shape(request.name, spec.shape)
     return add_partitioned(request.graph, request.name, spec, partitions_for(request, spec))
+
+
+def add_and_place(request: VariableRequest, spec: Spec) -> Variable | PartitionedVariable | None:
+    """The same where a function tells the devices; where that fails, all is withdrawn.
+
+    It is asked for each shard of a variable that is made in parts.
+    """
+    made = add(request, spec)
+    for variable in () if made is None else [made] if isinstance(made, Variable) else list(made):
+        device = as_device(variable.path, request.caching_device(variable), spec.dtype)
+        now = variable._spec  # the function may have read the variable, which settles its shape
+        variable._spec = Spec(
+            now.shape, now.dtype, now.initializer, now.regularizer, now.trainable,
+            now.collections, device, now.constraint, now.validate_shape, False,
+        )  # fmt: skip
+    return made
+
+
+def as_device(name: str, given: Any, dtype: np.dtype) -> str | None:
+    """A caching device as it is kept: one that can be used, or None for none."""
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise ArgumentTypeError.of(
+            f"the caching_device of variable {name}",
+            "a device, as in 'cpu', or a function from the variable to one", given,
+        )  # fmt: skip
+    if not given:
+        return None
+    device: str = sys.intern(str.__str__(given))  # specs with the same device are the same spec
+    try:
+        devices.check(device, dtype)
+    except DeviceError as error:
+        raise DeviceError.of_variable(name, error) from error.__cause__
+    return device
 
 
 def is_cut(request: VariableRequest, shape: shapes.Shape | None) -> bool:
@@ -276,7 +341,6 @@ def check_shareable(request: VariableRequest, spec: Spec) -> None:
 
 def plan(request: VariableRequest) -> Spec:
     """What the new variable will be; everything that can be wrong with it is found here."""
-    refuse_what_is_not_there(request)
     if request.constraint is not None and not callable(request.constraint):
         raise ArgumentTypeError.of("constraint", "callable", request.constraint)
     shape, initializer = shapes.as_shape(request.shape), request.initializer
@@ -306,10 +370,14 @@ def plan(request: VariableRequest) -> Spec:
             "decide",
             shape,
         )
+    device = request.caching_device
+    if callable(device):
+        device, repeatable = None, False  # it is asked once the variable is there
+    else:
+        device = as_device(request.name, device, dtype)
     return Spec(
         shape, dtype, initializer, given_regularizer(request), request.trainable,
-        as_collections(request), request.caching_device or None, request.constraint,
-        request.validate_shape, repeatable,
+        as_collections(request), device, request.constraint, request.validate_shape, repeatable,
     )  # fmt: skip
 
 
@@ -341,27 +409,21 @@ def is_hook(value: Any) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def refuse_what_is_not_there(request: VariableRequest) -> None:
-    """Say so, rather than ignore it, where an argument asks for what comes later."""
-    for what, given in (("caching_device", request.caching_device or None),):
-        if given is not None:
-            raise NotYetError(
-                f"variable {request.name}: {what}={given!r:.100} cannot be used yet in this "
-                f"version; scopes keep and show it, but create variables without {what}"
-            )
-
-
 def as_collections(request: VariableRequest) -> tuple[Hashable, ...]:
     """The collections that a new variable goes to."""
-    keys = request.collections
-    if keys is None:
-        keys = (GraphKeys.GLOBAL_VARIABLES,)
-    elif isinstance(keys, (str, bytes)):
-        raise ArgumentTypeError.of("collections", "a list of keys", keys)
-    keys = tuple(dict.fromkeys(keys))
+    keys = as_keys(request.collections, GraphKeys.GLOBAL_VARIABLES)
     if request.trainable and GraphKeys.TRAINABLE_VARIABLES not in keys:
         keys += (GraphKeys.TRAINABLE_VARIABLES,)
     return keys
 
 
-__all__ = ["GraphKeys", "create_or_share"]
+def as_keys(collections: Any, default: Hashable) -> tuple[Hashable, ...]:
+    """Keys of collections, each once; the default where none are given."""
+    if collections is None:
+        return (default,)
+    if isinstance(collections, (str, bytes)):
+        raise ArgumentTypeError.of("collections", "a list of keys", collections)
+    return tuple(dict.fromkeys(collections))
+
+
+__all__ = ["GraphKeys", "as_keys", "create_or_share"]

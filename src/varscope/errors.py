@@ -308,12 +308,14 @@ class VariableExistsError(VarscopeError, ValueError):
 class VariableMissingError(VarscopeError, ValueError):
     """A variable was to be reused and is not there; `name`, `origin`, `similar` names.
 
+    `template` is the template whose later call asked for it, where there is one.
     Code that tries names and catches this should not pay for the search for similar ones: that
     is made when the text or `similar` is first read.
     """
 
     name: str
     origin: tuple[str, tuple[str, int, str]] | None
+    template: str | None = None
     _search: Callable[[], list[str]]
 
     @classmethod
@@ -337,20 +339,31 @@ class VariableMissingError(VarscopeError, ValueError):
             scope = f"scope {scope!r}" if scope else "the root scope"
             where = f"; {scope} switched reuse on at {file}:{line} in {function}"
         nearest = f"; nearest existing names: {', '.join(self.similar)}" if self.similar else ""
-        return (
-            f"variable {self.name} does not exist{where}{nearest}; to create what is missing, "
-            "open the scope with reuse=varscope.AUTO_REUSE, or without reuse"
+        mend = (
+            "to create what is missing, open the scope with reuse=varscope.AUTO_REUSE, or without "
+            "reuse"
         )
+        if self.template is not None:
+            mend = (
+                f"template {self.template!r} creates at its first call only; ask for all of its "
+                "variables there"
+            )
+        return f"variable {self.name} does not exist{where}{nearest}; {mend}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _missing, (self.name, self.origin, self.similar)
+        return _missing, (self.name, self.origin, self.similar, self.template)
 
 
 def _missing(
-    name: str, origin: tuple[str, tuple[str, int, str]] | None, similar: list[str]
+    name: str,
+    origin: tuple[str, tuple[str, int, str]] | None,
+    similar: list[str],
+    template: str | None,
 ) -> VariableMissingError:
     """A pickled error, with the names that were found."""
-    return VariableMissingError.of(name, origin, lambda: similar)
+    error = VariableMissingError.of(name, origin, lambda: similar)
+    error.template = template
+    return error
 
 
 class ShapeMismatchError(VarscopeError, ValueError):
@@ -392,6 +405,60 @@ class DTypeMismatchError(VarscopeError, ValueError):
 
 class InitializerError(VarscopeError, ValueError):
     """An initializer that does not fit the variable."""
+
+
+class DeviceError(VarscopeError, ValueError):
+    """A device that cannot be used; `device`, and `known` or `present` ones where they help."""
+
+    device: str
+    known: list[str]
+    present: list[str]
+    variable: str
+
+    @classmethod
+    def unknown(cls, device: str, known: list[str]) -> Self:
+        return cls.stating(
+            f"device {device!r:.100} is unknown; known are {', '.join(known)} (a name that "
+            "ends in a colon is followed by that library's device, as in jax:cpu or "
+            "torch:cuda:0); to add one: varscope.devices.register(name, put)",
+            device=device,
+            known=known,
+        )
+
+    @classmethod
+    def not_installed(cls, device: str, module: str, install: str, error: ImportError) -> Self:
+        return cls.stating(
+            f"device {device!r:.100} needs the library {module}, which cannot be imported "
+            f"({error}); install it: pip install {install}",
+            device=device,
+        )
+
+    @classmethod
+    def absent(cls, device: str, present: list[str], error: Exception) -> Self:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return cls.stating(
+            f"device {device!r:.100} is not there ({reason:.300}); "
+            + (f"there are {', '.join(present)}" if present else "no device of its kind is"),
+            device=device,
+            present=present,
+        )
+
+    @classmethod
+    def dtype(cls, device: str, dtype: object, error: Exception) -> Self:
+        return cls.stating(
+            f"device {device!r:.100} cannot hold {dtype} ({error!s:.300}); write another dtype, "
+            'or caching_device=""',
+            device=device,
+        )
+
+    @classmethod
+    def not_registered(cls, device: str, reason: str) -> Self:
+        return cls.stating(f"device {device!r:.100} cannot be registered: {reason}", device=device)
+
+    @classmethod
+    def of_variable(cls, name: str, error: DeviceError) -> Self:
+        """The same error, of the variable that was to be created."""
+        return cls.stating(f"variable {name}: {error}", **{**vars(error), "variable": name})
 
 
 class GraphMismatchError(VarscopeError, ValueError):

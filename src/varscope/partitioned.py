@@ -137,9 +137,7 @@ class PartitionedVariable(Valued):
 
     def _live_shards(self) -> list[Variable]:
         if self._shards[0]._withdrawn:
-            raise WithdrawnError(
-                f"variable {self._path} was withdrawn: the custom getter that created it raised"
-            )
+            raise WithdrawnError(f"variable {self._path} was withdrawn: what created it raised")
         return self._shards
 
     # --- reading
@@ -205,7 +203,7 @@ class PartitionedVariable(Valued):
 
     def __repr__(self) -> str:
         if self._shards[0]._withdrawn:
-            return "<PartitionedVariable, withdrawn: the custom getter that created it raised>"
+            return "<PartitionedVariable, withdrawn: what created it raised>"
         state = "" if self.initialized else ", declared"
         return (
             f"<PartitionedVariable {self._path!r} shape={self.shape} dtype={self.dtype} "

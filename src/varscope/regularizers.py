@@ -230,7 +230,7 @@ class RegularizationLoss:
 
     def value(self) -> Any:
         """The penalty on the current values: a number, 0.0 where the regularizer returns None."""
-        penalty = self.regularizer(self.variable.value())
+        penalty = self.regularizer(self.variable._read)  # wherever a copy lies
         if penalty is None:
             return 0.0
         if getattr(penalty, "ndim", 0):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from varscope import initializers, randomness, shapes
+from varscope import devices, initializers, randomness, shapes
 from varscope._scopecore import Handle, Registry, Spec
 from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
 from varscope.partitioners import SaveSliceInfo
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class Content:
     """What a materialised variable holds: storage, a read-only view, and how often it changed."""
 
-    __slots__ = ("array", "version", "view")
+    __slots__ = ("array", "cached", "version", "view")
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
+        self.cached: tuple[int, Any] | None = None  # (version, its copy on the caching device)
         self.view = array.view()
         self.view.flags.writeable = False
         self.version = 1
@@ -131,7 +132,7 @@ class Valued(NDArrayOperatorsMixin):
 
     def project(self) -> Self:
         """Put `constraint(values)` in place of the values; nothing without a constraint."""
-        return self._store(self._constrained(self._read))
+        return self if self.constraint is None else self._store(self._constrained(self._read))
 
     def _castable(self, value: npt.ArrayLike) -> np.ndarray:
         """The value as an array that may be stored here: same shape, same kind of number."""
@@ -150,7 +151,9 @@ class Valued(NDArrayOperatorsMixin):
     def _constrained(self, value: np.ndarray) -> np.ndarray:
         if self.constraint is None:
             return value
-        return self._castable(self.constraint(value.astype(self.dtype, copy=False)))
+        value = value.astype(self.dtype, copy=False).view()
+        value.flags.writeable = False  # it is the caller's, or the storage
+        return self._castable(self.constraint(value))
 
     # --- arithmetic, as on its values
     def __array_ufunc__(
@@ -214,6 +217,11 @@ class Variable(Handle, Valued):
     __slots__ = ()
 
     @property
+    def caching_device(self) -> str | None:
+        """Where the copy that `value()` returns lies; None where it returns the storage."""
+        return self._spec.caching_device
+
+    @property
     def initialized(self) -> bool:
         """Whether the values are allocated and filled."""
         return self._content is not None
@@ -233,13 +241,30 @@ class Variable(Handle, Valued):
         """The storage itself, writable; every view of it sees later changes."""
         return self._materialised().array
 
-    def value(self) -> np.ndarray:
-        """The values as a read-only array that shares the storage."""
-        return self._materialised().view
+    def value(self) -> np.ndarray | Any:
+        """The values as a read-only array that shares the storage.
+
+        With a caching device: a copy there, in what that device has for arrays.  It is made once
+        and renewed after the values were set, as `version` counts it.
+        """
+        device = self._spec.caching_device
+        return self._read if device is None else self._cached(device)
 
     @property
     def _read(self) -> np.ndarray:
+        """The values as a read-only array that shares the storage, wherever a copy lies."""
         return self._materialised().view
+
+    def _cached(self, device: str) -> Any:
+        content = self._materialised()
+        version, cached = content.version, content.cached
+        if cached is None or cached[0] != version:
+            made = devices.copied(device, content.view)
+            cached = content.cached
+            if cached is None or cached[0] < version:
+                # Otherwise another thread was quicker, and all get the same copy.
+                content.cached = cached = (version, made)
+        return cached[1]
 
     def numpy(self) -> np.ndarray:
         """A copy of the values."""
@@ -426,7 +451,7 @@ class Variable(Handle, Valued):
         return self.array.__dlpack_device__()
 
     def __getitem__(self, index: Any) -> Any:
-        return self.value()[index]
+        return self._read[index]
 
     def __setitem__(self, index: Any, value: npt.ArrayLike) -> None:
         content = self._materialised()
@@ -434,29 +459,29 @@ class Variable(Handle, Valued):
         content.version += 1
 
     def __len__(self) -> int:
-        return len(self.value())
+        return len(self._read)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.value())
+        return iter(self._read)
 
     def __bool__(self) -> bool:
-        return bool(self.value())
+        return bool(self._read)
 
     def __int__(self) -> int:
-        return int(self.value())
+        return int(self._read)
 
     def __float__(self) -> float:
-        return float(self.value())
+        return float(self._read)
 
     def __complex__(self) -> complex:
-        return complex(self.value())
+        return complex(self._read)
 
     def __index__(self) -> int:
-        return self.value().__index__()
+        return self._read.__index__()
 
     def __repr__(self) -> str:
         if self._withdrawn:
-            return "<Variable, withdrawn: the custom getter that created it raised>"
+            return "<Variable, withdrawn: what created it raised>"
         state = "" if self.initialized else ", declared"
         return f"<Variable {self.name!r} shape={self.shape} dtype={self.dtype}{state}>"
 
