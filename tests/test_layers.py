@@ -19,7 +19,7 @@ LAYERS = [
     {"variables", "storage"},
     {"partitioned"},
     {"creation"},
-    {"graph", "scopes"},
+    {"graph", "scopes", "templates"},
     {"checkpoint", "summary", "plots"},
     {"interop", "compat", "cli"},
     {"__main__"},

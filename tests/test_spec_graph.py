@@ -525,15 +525,6 @@ def test_deepcopy_takes_any_initializer():
     assert copy.deepcopy(graph)["declared"].numpy().tolist() == [3, 3]
 
 
-# --- templates -----------------------------------------------------------------------------------
-
-
-def test_templates_are_not_there_yet():
-    with pytest.raises(vs.errors.NotYetError, match="make_template") as caught:
-        vs.make_template("t", create)
-    assert isinstance(caught.value, NotImplementedError)
-
-
 def test_a_graph_is_iterated_and_indexed_by_op_names():
     graph = vs.Graph()
     with graph.as_default():

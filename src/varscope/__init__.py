@@ -1,6 +1,6 @@
 """varscope: a fast, trustworthy registry of scopes and names for very large models."""
 
-from varscope import errors
+from varscope import devices, errors
 from varscope.creation import GraphKeys
 from varscope.graph import (
     Graph,
@@ -58,10 +58,10 @@ from varscope.scopes import (
     get_local_variable,
     get_variable,
     get_variable_scope,
-    make_template,
     name_scope,
     variable_scope,
 )
+from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
 __all__ = [
@@ -73,11 +73,13 @@ __all__ = [
     "PartitionedVariable",
     "RegularizationLoss",
     "SaveSliceInfo",
+    "Template",
     "Variable",
     "VariableScope",
     "add_to_collection",
     "attach",
     "constant",
+    "devices",
     "errors",
     "fixed_size_partitioner",
     "get_collection",

@@ -6,7 +6,7 @@ The hot ones are the core's own: a function of this module around them would cos
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Never, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from varscope._scopecore import (
     AUTO_REUSE,
@@ -16,8 +16,7 @@ from varscope._scopecore import (
     name_scope,
     variable_scope,
 )
-from varscope.creation import GraphKeys
-from varscope.errors import NotYetError
+from varscope.creation import GraphKeys, as_keys
 from varscope.variables import Variable
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ __all__ = [
     "get_local_variable",
     "get_variable",
     "get_variable_scope",
-    "make_template",
     "name_scope",
     "variable_scope",
 ]
@@ -49,19 +47,20 @@ def get_local_variable(
     *,
     constraint: Callable[[Any], Any] | None = None,
 ) -> Variable:
-    """`get_variable` for what is not part of the model: in `LOCAL_VARIABLES`, not trainable."""
-    keys = () if collections is None else tuple(collections)
+    """`get_variable` for what is not part of the model: in `LOCAL_VARIABLES`, not trainable.
+
+    `collections` come on top of `LOCAL_VARIABLES`.  It is in `GLOBAL_VARIABLES` only where that
+    is among them.
+
+    >>> import varscope as vs
+    >>> steps = vs.get_local_variable("steps", [], dtype="int64")
+    >>> vs.local_variables() == [steps], vs.global_variables()
+    (True, [])
+    """
+    keys = as_keys(collections, GraphKeys.LOCAL_VARIABLES)
     if GraphKeys.LOCAL_VARIABLES not in keys:
         keys += (GraphKeys.LOCAL_VARIABLES,)
     return get_variable(
         name, shape, dtype, initializer, regularizer, False, keys, caching_device, partitioner,
         validate_shape, custom_getter, constraint=constraint,
     )  # fmt: skip
-
-
-def make_template(name: str, func: Callable[..., Any], /, **kwargs: Any) -> Never:
-    """Not in this version yet."""
-    raise NotYetError(
-        f"make_template({name!r}, ...) cannot be used yet in this version; share variables with "
-        "variable_scope(name, reuse=varscope.AUTO_REUSE)"
-    )
