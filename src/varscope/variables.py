@@ -247,16 +247,16 @@ class Variable(Handle, Valued):
         With a caching device: a copy there, in what that device has for arrays.  It is made once
         and renewed after the values were set, as `version` counts it.
         """
-        device = self._spec.caching_device
-        return self._read if device is None else self._cached(device)
+        content, device = self._materialised(), self._spec.caching_device
+        return content.view if device is None else self._cached(content, device)
 
     @property
     def _read(self) -> np.ndarray:
         """The values as a read-only array that shares the storage, wherever a copy lies."""
         return self._materialised().view
 
-    def _cached(self, device: str) -> Any:
-        content = self._materialised()
+    def _cached(self, content: Content, device: str) -> Any:
+        """The copy on a device, made where there is none of the values as they are now."""
         version, cached = content.version, content.cached
         if cached is None or cached[0] != version:
             made = devices.copied(device, content.view)
