@@ -7,10 +7,11 @@ A *name* is a number, a *scope* is a node, a *variable* is a row.  Text exists i
     NameTable      exact text  ->  name id           "layer" -> 7
     ScopeTree      (parent node, name id)  ->  node  (root, 7) -> 12        = "layer"
     VariableTable  (node, name id)  ->  row          (12, 3) -> 40          = "layer/w"
+    Slabs          row  ->  place                    where its values lie, in an arena or file
     OpNames        (node, name id)  ->  next suffix  which op names are taken
     Marks          which scopes were opened here, for default names
     Frame          one open scope; an immutable link of the stack of a thread or task
-    Registry       one graph: the four tables above
+    Registry       one graph: the tables above
 
 Every table grows only, because its domain does: a variable is never deleted, a name never
 forgotten.  So there are no tombstones, an id stays valid for the life of the graph, and a
@@ -26,6 +27,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef enum:
     NONE = 0xFFFFFFFF          # "no such id" in every table
     ROOT = 0                   # the node of the empty path
+    UNKNOWN = 0xFFFFFFFE       # not looked up yet
     FAMILY = 0x80000000        # with a name: all of base_1, base_2, ... at once, see OpNames
     MAX_DIMS = 8               # shapes up to this rank are compared in C
 
@@ -95,7 +97,9 @@ cdef struct Row:
     uint32_t spec
     uint32_t site
     PyObject *handle           # borrowed: the handle clears it before it dies, and owns the graph
-    PyObject *content          # owned: what was materialised, NULL while only declared
+    # Owned: what was materialised, NULL while only declared; or a tag, which owns nothing and says
+    # where in a slab the values lie: see is_tag.
+    PyObject *content
 
 cdef class VariableTable:
     cdef Row *rows                      # in the order of creation
@@ -126,6 +130,38 @@ cdef class Spec:
     cdef int rank                       # -1 where the shape is not known or has over MAX_DIMS
     cdef int64_t dims[8]
     cdef tuple key(self)
+
+
+# --- slabs --------------------------------------------------------------------------------------
+# Where variables lie that are kept together: one slab a dtype.  A slab is a range of addresses
+# that was reserved when it was made, so it grows and never moves.
+cdef struct Slab:
+    Py_buffer memory           # the whole range; owns whatever the storage got it from
+    int64_t used               # bytes that are given to variables
+    int64_t backed             # bytes that can be used before the storage is asked again
+
+# Where the variables of a spec go: looked up once.
+cdef struct Fit:
+    uint32_t slab              # UNKNOWN: not looked up yet; NONE: elements of no bytes
+    int64_t nbytes             # of each, -1 while the shape is not known
+
+cdef class Slabs:
+    cdef VariableTable table
+    cdef list specs                     # the graph's
+    cdef object storage
+    cdef Slab *items
+    cdef uint32_t count, capacity
+    cdef dict ids                       # dtype -> number of its slab
+    cdef list dtypes                    # and back
+    cdef Fit *fits                      # by spec id
+    cdef uint32_t fit_count
+    cdef uint32_t placed                # rows before this one have their place, or wait for a shape
+    cdef int look_up(self, uint32_t number) except -1
+    cdef uint32_t find_slab(self, object dtype) except? NONE
+    cdef object wanted(self, object dtype)
+    cdef int place(self, uint32_t upto) except -1
+    cdef int place_row(self, uint32_t number) except -1
+    cdef int back(self, uint32_t slab, int64_t nbytes) except -1
 
 
 # --- default names ------------------------------------------------------------------------------
@@ -226,6 +262,8 @@ cdef class Registry:
     cdef NameTable names
     cdef ScopeTree tree
     cdef VariableTable table
+    cdef Slabs slabs                    # None: each variable's array is allocated for itself
+    cdef uint64_t withdrawals           # how many rows were ever taken out
     cdef OpNames op_names
     cdef list specs                     # spec id -> Spec
     cdef dict spec_ids                  # key of a Spec -> spec id
@@ -290,6 +328,7 @@ cdef class Handle:
     cdef uint32_t row                   # NONE: withdrawn
     cdef object __weakref__
     cdef int check(self) except -1
+    cdef object promoted(self, PyObject *tag)
 
 
 cdef class VariableScope:

@@ -4,7 +4,8 @@
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_C_CONTIGUOUS, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
+    PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
@@ -12,6 +13,7 @@ from cpython.object cimport PyObject, PyObject_Hash, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
+from posix.unistd cimport getpid
 
 import contextvars
 import gc
@@ -81,8 +83,10 @@ include "core/tables.pxi"
 include "core/marks.pxi"
 include "core/opnames.pxi"
 include "core/registry.pxi"
+include "core/slabs.pxi"
 include "core/handles.pxi"
 include "core/stack.pxi"
 include "core/scopes.pxi"
 include "core/graphs.pxi"
+include "core/bulk.pxi"
 include "core/doors.pxi"

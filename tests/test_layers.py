@@ -18,7 +18,7 @@ LAYERS = [
     {"initializers", "devices"},
     {"variables", "storage"},
     {"partitioned"},
-    {"creation"},
+    {"creation", "initialization"},
     {"graph", "scopes", "templates"},
     {"checkpoint", "summary", "plots"},
     {"interop", "compat", "cli"},

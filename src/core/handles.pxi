@@ -164,33 +164,115 @@ cdef class Handle:
         return self.graph.partition(node.parent, node.name)
 
     @property
+    def _spec_number(self):
+        self.check()
+        return self.graph.table.rows[self.row].spec
+
+    @property
+    def _filled(self):
+        """Whether there is a content; asking makes none."""
+        self.check()
+        return is_filled(self.graph.table.rows[self.row].content)
+
+    @property
     def _content(self):
         cdef PyObject *content
         self.check()
         content = self.graph.table.rows[self.row].content
-        return None if content == NULL else <object>content
+        if not is_filled(content):
+            return None
+        return self.promoted(content) if is_tag(content) else <object>content
 
     @_content.setter
-    def _content(self, content):
+    def _content(self, content not None):
         cdef PyObject *old
         self.check()
         old = self.graph.table.rows[self.row].content
-        if content is None:
-            self.graph.table.rows[self.row].content = NULL
-        else:
-            Py_INCREF(content)
-            self.graph.table.rows[self.row].content = <PyObject *>content
-        Py_XDECREF(old)
+        Py_INCREF(content)
+        self.graph.table.rows[self.row].content = <PyObject *>content
+        drop_content(old)
+
+    @cython.final
+    cdef object promoted(self, PyObject *tag):
+        """The object that takes the place of a tag."""
+        cdef Row *row
+        made = self._content_at(place_of(tag))
+        self.check()                           # making it may have run any code
+        row = &self.graph.table.rows[self.row]
+        if row.content != tag:
+            return <object>row.content         # another thread was quicker
+        Py_INCREF(made)
+        row.content = <PyObject *>made
+        return made
 
     def _settle(self, content):
         """Make this what was materialised, unless another thread was quicker; what counts now."""
         cdef Row *row
         self.check()
         row = &self.graph.table.rows[self.row]
-        if row.content == NULL:
+        if not is_filled(row.content):
             Py_INCREF(content)
             row.content = <PyObject *>content
-        return <object>row.content
+        return self._content
+
+    # --- of a graph that keeps its variables in slabs
+    @property
+    def _filled_place(self):
+        """The byte of its slab where its values begin, while there is no object for them."""
+        cdef PyObject *content
+        self.check()
+        content = self.graph.table.rows[self.row].content
+        return place_of(content) if is_tag(content) and is_filled(content) else None
+
+    def _place(self):
+        """The byte of its slab from which on the values are to go.
+
+        None where they are there already, and where only the heap will do: for elements of no
+        bytes.  All variables that were created earlier get their places first.
+        """
+        cdef PyObject *content
+        cdef uint32_t spec
+        self.check()
+        while self.graph.table.rows[self.row].content == NULL:
+            spec = self.graph.table.rows[self.row].spec
+            self.graph.slabs.look_up(spec)
+            if self.graph.slabs.fits[spec].slab == NONE:
+                return None
+            # What is earlier in the order goes first; a shape that was open fixed this one late.
+            self.graph.slabs.place(self.row + 1)
+            self.check()
+            self.graph.slabs.place_row(self.row)
+            self.check()
+        content = self.graph.table.rows[self.row].content
+        return None if is_filled(content) else place_of(content)
+
+    def _copy_in(self, values):
+        """Put values in their place at once, before any other thread runs; False if some are."""
+        cdef Row *row
+        cdef Slab *slab
+        cdef Py_buffer view
+        cdef Spec spec
+        cdef bint first
+        self.check()
+        PyObject_GetBuffer(values, &view, PyBUF_C_CONTIGUOUS)
+        row = &self.graph.table.rows[self.row]
+        spec = <Spec>self.graph.specs[row.spec]
+        first = (is_tag(row.content) and not is_filled(row.content)
+                 and view.len == spec.size * spec.itemsize)
+        if first:
+            slab = &self.graph.slabs.items[self.graph.slabs.fits[row.spec].slab]
+            memcpy(<char *>slab.memory.buf + place_of(row.content), view.buf, view.len)
+            row.content = <PyObject *>(<size_t>row.content | FILLED)
+        PyBuffer_Release(&view)
+        return first
+
+    def _mark(self, bint filled):
+        """Note that the values are being written in place (False), or that they are there now."""
+        cdef Row *row
+        self.check()
+        row = &self.graph.table.rows[self.row]
+        if is_tag(row.content):
+            row.content = <PyObject *>(<size_t>row.content | (FILLED if filled else DIRTY))
 
     @property
     def creation_site(self):

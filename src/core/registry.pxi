@@ -213,10 +213,13 @@ cdef class Registry:
         self.renamed = {key - (key > row): suffix for key, suffix in self.renamed.items()
                         if key != row}
         self.table.remove(row)
+        if self.slabs is not None and row < self.slabs.placed:
+            self.slabs.placed -= 1             # its place stays empty: views may still show it
+        self.withdrawals += 1
         creation.handle.row = NONE
         if creation.partition is not None:
             self.partitions.pop(creation.partition, None)
-        Py_XDECREF(content)
+        drop_content(content)
         return 0
 
     def _find(self, str op_name):
@@ -501,6 +504,31 @@ cdef class Registry:
                 size += n * spec.size
                 nbytes += n * spec.size * spec.itemsize
         return size, nbytes
+
+    # --- slabs
+    def _use_slabs(self, storage):
+        """Keep the variables in slabs whose memory the storage provides: see Slabs."""
+        self.slabs = Slabs(self, storage)
+
+    def _place_rows(self, list handles, uint32_t last):
+        """Give the first rows their places, or these handles theirs; {dtype: bytes in use}.
+
+        Not those whose shape only their initializer knows.
+        """
+        cdef Handle handle
+        if handles is not None:
+            last = 0
+            for handle in handles:
+                if handle.row != NONE:
+                    last = max(last, handle.row + 1)
+        self.slabs.place(last)
+        used = {}
+        for dtype, number in list(self.slabs.ids.items()):
+            used[dtype] = self.slabs.items[<uint32_t>number].used
+        return used
+
+    def _all_specs(self):
+        return list(self.specs)
 
     # --- op names
 

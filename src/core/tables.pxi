@@ -323,6 +323,39 @@ cdef class ScopeTree:
         return node
 
 
+# A row whose values lie in a slab needs no object for that: its `content` is a tag, which says
+# where they lie.  The lowest bit tells a tag from a pointer, because objects lie at even
+# addresses.  When somebody asks for the content, a Content is made and stands in the tag's place
+# from then on.
+
+cdef enum:
+    PLACED = 1                 # set in every tag, and in no pointer
+    FILLED = 2                 # the values are there; without it the row counts as declared
+    DIRTY = 4                  # somebody began to write there: no longer zero bytes for sure
+    PLACE_SHIFT = 3            # the byte in the slab stands above so many bits
+
+
+cdef inline bint is_tag(const PyObject *content) noexcept nogil:
+    return (<size_t>content & PLACED) != 0
+
+
+cdef inline bint is_filled(const PyObject *content) noexcept nogil:
+    return content != NULL and (<size_t>content & (PLACED | FILLED)) != PLACED
+
+
+cdef inline PyObject *tag_of(int64_t place) noexcept nogil:
+    return <PyObject *>(<size_t>place << PLACE_SHIFT | PLACED)
+
+
+cdef inline int64_t place_of(const PyObject *tag) noexcept nogil:
+    return <int64_t>(<size_t>tag >> PLACE_SHIFT)
+
+
+cdef inline void drop_content(PyObject *content) noexcept:
+    if not is_tag(content):
+        Py_XDECREF(content)
+
+
 @cython.final
 cdef class VariableTable:
     """The variables of a graph, one row each, in the order in which they were created."""
@@ -330,7 +363,7 @@ cdef class VariableTable:
     def __dealloc__(self):
         cdef uint32_t i
         for i in range(self.count):
-            Py_XDECREF(self.rows[i].content)
+            drop_content(self.rows[i].content)
         PyMem_Free(self.rows)
         idmap_free(&self.index)
 

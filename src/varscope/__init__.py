@@ -11,12 +11,12 @@ from varscope.graph import (
     get_regularization_loss,
     get_regularization_losses,
     global_variables,
-    initialize,
     local_variables,
     reset_default_graph,
     set_random_seed,
     trainable_variables,
 )
+from varscope.initialization import initialize
 from varscope.initializers import (
     Initializer,
     PartitionInfo,
@@ -61,14 +61,18 @@ from varscope.scopes import (
     name_scope,
     variable_scope,
 )
+from varscope.storage import Arena, Heap, MemoryMapped
 from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
 __all__ = [
     "AUTO_REUSE",
+    "Arena",
     "Graph",
     "GraphKeys",
+    "Heap",
     "Initializer",
+    "MemoryMapped",
     "PartitionInfo",
     "PartitionedVariable",
     "RegularizationLoss",

@@ -527,6 +527,76 @@ class FinalizedGraphError(VarscopeError, RuntimeError):
         )
 
 
+class StorageError(VarscopeError, ValueError):
+    """A storage that cannot do what was asked of it; `storage` or `directory`."""
+
+    storage: Any
+    directory: Any
+
+    @classmethod
+    def taken(cls, storage: object) -> Self:
+        return cls.stating(
+            f"{storage!r} is the storage of another graph; make a new one for each graph",
+            storage=storage,
+        )
+
+    @classmethod
+    def not_flat(cls, storage: object) -> Self:
+        return cls.stating(
+            f"{storage!r} keeps each variable by itself, so there is no flat view; write "
+            "Graph(storage='arena')",
+            storage=storage,
+        )
+
+    @classmethod
+    def not_empty(cls, directory: object) -> Self:
+        return cls.stating(
+            f"directory {str(directory)!r} is not empty; give an empty one, or one that is not "
+            "there yet",
+            directory=directory,
+        )
+
+
+class StorageFullError(VarscopeError, MemoryError):
+    """No room for more values; `dtype`, `needed` and `capacity` in bytes."""
+
+    dtype: Any
+    needed: int
+    capacity: int
+
+    @classmethod
+    def arena(cls, dtype: object, needed: int, capacity: int) -> Self:
+        return cls.stating(
+            f"the arena's variables of {dtype} take {needed:,} bytes, and its capacity is "
+            f"{capacity:,}; write Graph(storage=varscope.Arena(capacity=...)) with what all of a "
+            "dtype will take",
+            dtype=dtype,
+            needed=needed,
+            capacity=capacity,
+        )
+
+    @classmethod
+    def file(cls, directory: object, dtype: object, needed: int, capacity: int) -> Self:
+        return cls.stating(
+            f"the variables of {dtype} take {needed:,} bytes, and the range of addresses for their "
+            f"file in {str(directory)!r} ends at {capacity:,}: declare the large ones before the "
+            "first values are made",
+            dtype=dtype,
+            needed=needed,
+            capacity=capacity,
+        )
+
+    @classmethod
+    def refused(cls, dtype: object, nbytes: int, reason: BaseException) -> Self:
+        return cls.stating(
+            f"the system does not let {nbytes:,} bytes of addresses be reserved for the variables "
+            f"of {dtype}: {reason}; a limit such as 'ulimit -v' may be set too low",
+            dtype=dtype,
+            needed=nbytes,
+            capacity=0,
+        )
+
+
 class WithdrawnError(VarscopeError, RuntimeError):
     """A variable that is no longer there: its creation was part of something that failed."""
 

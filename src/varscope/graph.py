@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, SupportsIndex, overload
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
-from varscope import randomness, shapes
+from varscope import initialization, randomness, shapes
 from varscope._scopecore import (
     GraphEntry,
     Registry,
@@ -17,12 +17,16 @@ from varscope._scopecore import (
     replace_default_graph,
 )
 from varscope.creation import GraphKeys, create_or_share
-from varscope.errors import ArgumentTypeError, InvalidNameError, NotYetError
+from varscope.errors import ArgumentTypeError, InvalidNameError, StorageError
 from varscope.partitioned import Partition, PartitionedVariable, find_partitioned
 from varscope.partitioners import Slicing
 from varscope.regularizers import RegularizationLoss, loss_values
-from varscope.storage import Heap
-from varscope.variables import Content, Variable
+from varscope.storage import Heap, SlabStorage, Storage, as_storage
+from varscope.variables import Variable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Graph(Registry):
@@ -32,8 +36,9 @@ class Graph(Registry):
     ----------
     seed : int, optional
         From which all random initial values follow; drawn from the system where it is not given.
-    storage : optional
-        Who allocates; only None, each variable for itself, is there yet.
+    storage : "heap", "arena", Heap, Arena or MemoryMapped, optional
+        Where the values lie: each variable by itself (the default), all of a dtype in one piece
+        of memory, or in files.
 
     >>> import varscope as vs
     >>> g = vs.Graph(seed=1)
@@ -44,14 +49,11 @@ class Graph(Registry):
     (1, 12, True)
     """
 
-    def __init__(self, seed: int | None = None, storage: None = None) -> None:
-        if storage is not None:
-            raise NotYetError(
-                f"storage={storage!r:.100} cannot be used yet in this version; write "
-                "Graph(storage=None)"
-            )
-        self.storage = Heap()
+    def __init__(self, seed: int | None = None, storage: Storage | str | None = None) -> None:
         self.seed = seed
+        self.storage = as_storage(storage)
+        if isinstance(self.storage, SlabStorage):
+            self._use_slabs(self.storage)
         self._extras: dict[Any, list[tuple[int, Any]]] = {}
 
     @property
@@ -133,6 +135,33 @@ class Graph(Registry):
         """
         match = pattern.match if isinstance(pattern, re.Pattern) else glob(pattern).fullmatch
         return [self._handle(row) for row, name in enumerate(self._op_names()) if match(name)]
+
+    def flat(self, dtype: npt.DTypeLike = "float32") -> np.ndarray:
+        """All variables of a dtype as one writable vector, in the order of creation.
+
+        Only declared ones get their first values.  The vector is the storage itself: `flat -= x`
+        changes all variables, and what `assign` puts into one of them shows in it.  Vectors that
+        were taken earlier stay good; variables that are created later lie behind their end.
+
+        Raises
+        ------
+        StorageError : ValueError
+            The graph keeps its variables apart: it was not made with `storage="arena"`, or files.
+
+        >>> import varscope as vs
+        >>> g = vs.Graph(storage="arena")
+        >>> with g.as_default():
+        ...     v = vs.get_variable("v", [3], initializer=vs.ones)
+        >>> flat = g.flat()
+        >>> flat *= 0.5
+        >>> v.value().tolist()
+        [0.5, 0.5, 0.5]
+        """
+        dtype = shapes.as_dtype(dtype)
+        if isinstance(self.storage, Heap):
+            raise StorageError.not_flat(self.storage)
+        initialization.fill(self, dtype)
+        return self.storage.flat(dtype, self._place_rows(None, len(self)).get(dtype, 0))
 
     # --- collections
     def add_to_collection(self, key: Hashable, value: object) -> None:
@@ -222,17 +251,17 @@ class Graph(Registry):
     def __repr__(self) -> str:
         return f"<Graph {id(self):#x} of {len(self):,} variables>"
 
-    def __reduce__(self) -> tuple[type[Graph], tuple[int], dict[str, Any]]:
+    def __reduce__(self) -> tuple[type[Graph], tuple[Any, ...], dict[str, Any]]:
         rows = []
         for row, variable in enumerate(self.variables):
-            content = variable._content
+            content = self._values(variable)
             rows.append(
                 (
                     variable.path,
                     variable._spec,
                     self._suffix(row),
                     variable.creation_site,
-                    None if content is None else (content.array, content.version),
+                    content,
                 )
             )
         state = {
@@ -248,7 +277,18 @@ class Graph(Registry):
             },
             "finalized": self.finalized,
         }
-        return Graph, (self._seed,), state
+        storage = self.storage.for_copy()
+        return Graph, (self._seed,) if isinstance(storage, Heap) else (self._seed, storage), state
+
+    def _values(self, variable: Variable) -> tuple[np.ndarray, int] | None:
+        """(array, version) of a variable that has values."""
+        place = variable._filled_place
+        if place is not None and isinstance(self.storage, SlabStorage):
+            # Without an object for each.
+            shape: Any = variable.shape
+            return self.storage.view(variable.dtype, place, shape), 1
+        content = variable._content
+        return None if content is None else (content.array, content.version)
 
     def _packed(self, value: Any) -> tuple[int | str | None, Any]:
         """Where to look for a value in an unpickled graph, or the value itself."""
@@ -262,12 +302,11 @@ class Graph(Registry):
         return value if place is None else self._handle(place)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for row, (path, spec, suffix, site, content) in enumerate(state["rows"]):
+        for path, spec, suffix, site, _ in state["rows"]:
             self._load(path, spec, suffix, site)
+        for row, (*_, content) in enumerate(state["rows"]):
             if content is not None:
-                restored = Content(content[0])
-                restored.version = content[1]
-                self._handle(row)._content = restored
+                self._handle(row)._restore(*content)
         for path, spec, partitions in state["partitions"]:
             self._load_partition(path, Partition(spec, Slicing.of(spec.shape, partitions)))
         self._load_op_state(state["op_names"])
@@ -467,17 +506,6 @@ def trainable_variables(scope: str | re.Pattern[str] | None = None) -> list[Vari
 def local_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
     """The local variables of the current graph."""
     return get_default_graph().local_variables(scope)
-
-
-def initialize(
-    variables: Iterable[Variable] | None = None, threads: None = None, progress: None = None
-) -> None:
-    """Materialise many variables at once: those given, or all of the current graph."""
-    for what, given in (("threads", threads), ("progress", progress)):
-        if given is not None:
-            raise NotYetError(f"initialize({what}=...) cannot be used yet in this version")
-    for variable in get_default_graph().variables if variables is None else variables:
-        variable.initialize()
 
 
 register(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope import devices, initializers, randomness, shapes
-from varscope._scopecore import Handle, Registry, Spec
+from varscope._scopecore import Filling, Handle, Registry, Spec
 from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
 from varscope.partitioners import SaveSliceInfo
 from varscope.shapes import Part
@@ -224,7 +224,7 @@ class Variable(Handle, Valued):
     @property
     def initialized(self) -> bool:
         """Whether the values are allocated and filled."""
-        return self._content is not None
+        return self._filled
 
     @property
     def version(self) -> int:
@@ -344,10 +344,16 @@ class Variable(Handle, Valued):
                 self._fill_siblings(values)
                 values = values[part.index]
             return self._keep(values)[0]
-        array = self.graph.storage.allocate(part.shape, self.dtype)
-        self._draw(array, distribution, path, part)
-        content: Content = self._settle(Content(array))
-        return content
+        self.graph.storage.draw(self, distribution, self._key(path), part)
+        return self._content  # type: ignore[return-value]
+
+    def _drawing(self) -> Filling | None:
+        """What fills it block by block; None where it is not large, or has values."""
+        path, part = self._origin()
+        distribution = initializers.drawn_from(self._spec, part)
+        if distribution is None:
+            return None
+        return self.graph.storage.drawing(self, distribution, self._key(path), part)
 
     def _fill_siblings(self, whole: np.ndarray) -> None:
         """Give the other shards their parts of what was computed for all of them."""
@@ -370,13 +376,26 @@ class Variable(Handle, Valued):
 
     def _keep(self, values: np.ndarray) -> tuple[Content, bool]:
         """Storage with these values; where another thread was quicker, its own, and False."""
-        array = self.graph.storage.allocate(values.shape, self.dtype)
-        array[...] = values
         if self._spec.size < 0:
+            values = values.astype(self.dtype)  # what can fail comes before the shape is settled
             self._spec = self._spec.resolved(values.shape)
+        is_new = self.graph.storage.keep(self, values)
+        return self._content, is_new  # type: ignore[return-value]
+
+    def _own(self, array: np.ndarray) -> bool:
+        """Make an array that is the variable's alone its storage; False where it has some."""
         mine = Content(array)
-        kept = self._settle(mine)
-        return kept, kept is mine
+        return self._settle(mine) is mine
+
+    def _restore(self, values: np.ndarray, version: int) -> None:
+        """Take over the values that it had in another graph."""
+        if not (self.graph.storage.adopts and self._own(values)):
+            self._keep(values)
+        self._materialised().version = version
+
+    def _content_at(self, place: int) -> Content:
+        """What the core keeps in mind as a place in a slab."""
+        return Content(self.graph.storage.view(self.dtype, place, self.shape))  # type: ignore
 
     def _computed(self, path: str, part: Part) -> np.ndarray:
         """A part of what the initializer returns, checked."""

@@ -1,0 +1,474 @@
+# Filling: large variables by many threads, and very many small ones in a few calls.
+
+# === A large variable ===========================================================================
+
+cdef extern from "kernels.h":
+    enum: LAW_CONSTANT
+    void varscope_fill_each(const Law *law, const uint64_t (*keys)[2], size_t n, uint64_t count,
+                            unsigned char *const *outs) noexcept nogil
+
+cdef enum:
+    LARGE = 0x10000            # elements; a variable with more is filled in place, block by block
+    BLOCK = 0x40000            # elements of a block
+
+
+@cython.final
+cdef class Filling:
+    """The first values of a large variable, on their way: every thread that wants them helps.
+
+    To take a block, fill it and note it is one call, which no signal can end half-way: so no block
+    gets lost, and a filling that was interrupted can be taken up again by whoever comes.
+    """
+    cdef readonly object array          # what is filled, where that is no slab
+    cdef object spot                    # tells it from all others that are under way
+    cdef Py_buffer out, source
+    cdef Law law
+    cdef uint64_t key[2]
+    cdef bint copies                    # from `source`; otherwise by the law
+    cdef int64_t size, begun            # in elements
+    cdef uint64_t first                 # of its elements in the stream of the key
+    cdef int working                    # threads that are in a block now
+    cdef int process
+    cdef readonly bint dropped
+
+    def __init__(self, spot, array, out, size, law, key, first, source):
+        """Fill the bytes of `out`: by a law and key, or from the bytes of `source`."""
+        PyObject_GetBuffer(out, &self.out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        self.spot, self.array, self.size, self.first = spot, array, size, first
+        self.process = getpid()
+        self.copies = law is None
+        if self.copies:
+            PyObject_GetBuffer(source, &self.source, PyBUF_C_CONTIGUOUS)
+            self.law.itemsize = <unsigned>(self.out.len // size)
+        else:
+            read_law(law, &self.law)
+            read_key(key, self.key)
+        if (self.law.itemsize * self.size != self.out.len
+                or self.copies and self.source.len != self.out.len):
+            raise ValueError("the buffers do not fit")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.out)
+        PyBuffer_Release(&self.source)
+
+    def step(self):
+        """Do one block; the number of its bytes, 0 where no block is left to begin."""
+        cdef uint64_t first, count
+        cdef char *to
+        if self.process != getpid():
+            # A fork: the threads that were at work are not here.  Nobody has seen the values yet.
+            self.process, self.begun, self.working = getpid(), 0, 0
+        if self.dropped or self.begun >= self.size:
+            return 0
+        first = <uint64_t>self.begun
+        count = <uint64_t>min(self.size - self.begun, <int64_t>BLOCK)
+        to = <char *>self.out.buf + first * self.law.itemsize
+        self.begun += <int64_t>count
+        self.working += 1
+        with nogil:
+            if self.copies:
+                memcpy(to, <char *>self.source.buf + first * self.law.itemsize,
+                       count * self.law.itemsize)
+            else:
+                varscope_fill_run(&self.law, self.key, self.first + first, count, to)
+        self.working -= 1
+        return count * self.law.itemsize
+
+    def drop(self):
+        """Begin no more blocks: these are not to become the values after all."""
+        self.dropped = True
+
+    @property
+    def at_rest(self):
+        """Whether no thread is in a block."""
+        return self.working == 0
+
+    @property
+    def complete(self):
+        return self.begun >= self.size and self.working == 0 and not self.dropped
+
+
+def begin_filling(dict fillings not None, Filling new not None):
+    """The filling under way at a spot, which becomes the new one where there is none."""
+    found = fillings.get(new.spot)
+    if found is None:
+        fillings[new.spot] = found = new
+    return found
+
+
+def end_filling(dict fillings not None, Filling filling not None):
+    """Forget a filling, unless another one has taken its place."""
+    if fillings.get(filling.spot) is filling:
+        del fillings[filling.spot]
+
+
+# === Very many small ones =======================================================================
+
+cdef enum:
+    CHUNK_ROWS = 2048          # what is done in one go at most: rows,
+    CHUNK_BYTES = 0x40000      # bytes of values,
+    CHUNK_TEXT = 0x40000       # and bytes of paths
+
+# How the variables of a spec are filled.
+cdef struct Plan:
+    Law law
+    int64_t size               # elements of each
+    int64_t nbytes
+    bint known                 # there is a law
+    bint zero                  # it gives nothing but zero bytes
+    const unsigned char *prefix                 # the seeds; borrowed from Bulk.owned
+    size_t prefix_length
+
+# One variable of a chunk.
+cdef struct Job:
+    uint32_t row
+    uint32_t spec
+    PyObject *tag              # what the row held; only ever compared
+    size_t text                # where its path begins in Scratch.text
+    size_t length              # 0: it needs no key
+    size_t values              # where its values begin in Scratch.values
+    uint32_t key               # its number among those that need one
+    uint32_t next              # the next job that is alike, NONE for the last
+    bint blank                 # its bytes are zero already
+
+# Jobs of one spec: they are filled together.
+cdef struct Alike:
+    uint32_t spec
+    uint32_t first
+    uint32_t last
+
+
+@cython.final
+cdef class Scratch:
+    """What a thread works in."""
+    cdef Job jobs[CHUNK_ROWS]
+    cdef const unsigned char *messages[CHUNK_ROWS]
+    cdef size_t lengths[CHUNK_ROWS]
+    cdef uint64_t keys[CHUNK_ROWS][2]
+    cdef uint64_t keys_alike[CHUNK_ROWS][2]
+    cdef unsigned char *outs[CHUNK_ROWS]
+    cdef Alike alike[CHUNK_ROWS]
+    cdef unsigned char *text
+    cdef unsigned char *values
+    cdef size_t text_size, values_size
+    # The scope whose path was written last: siblings copy it.
+    cdef uint32_t node
+    cdef const unsigned char *prefix
+    cdef size_t scope, scope_length
+
+    def __dealloc__(self):
+        PyMem_Free(self.text)
+        PyMem_Free(self.values)
+
+    cdef int reserve(self, unsigned char **memory, size_t *size, size_t needed) except -1:
+        cdef void *grown
+        if needed > size[0]:
+            grown = PyMem_Realloc(memory[0], needed * 2)
+            if grown == NULL:
+                raise MemoryError()
+            memory[0], size[0] = <unsigned char *>grown, needed * 2
+        return 0
+
+
+@cython.final
+cdef class Bulk:
+    """Fills small variables of a graph, a chunk of rows in a call.
+
+    A chunk is noted with the GIL, computed without it into memory of the thread's own, and put in
+    its places in slabs with it again, where a variable that got values meanwhile keeps them.  So
+    nobody sees half a variable, and nobody has to wait.
+    """
+    cdef Registry graph
+    cdef Plan *plans                    # by spec id
+    cdef uint32_t count
+    cdef list owned
+    cdef object prepare                 # None, or called before bytes of a slab are written
+
+    def __init__(self, Registry graph not None, prepare):
+        self.graph, self.owned, self.prepare = graph, [], prepare
+        self.count = <uint32_t>len(graph.specs)
+        self.plans = <Plan *>PyMem_Calloc(self.count + 1, sizeof(Plan))
+        if self.plans == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        PyMem_Free(self.plans)
+
+    def plan(self, uint32_t number, law not None, bytes prefix not None):
+        """Fill the variables of a spec by a law; `prefix` is what of a key's message is no path."""
+        cdef Plan *plan = &self.plans[number]
+        cdef Spec spec = self.graph.specs[number]
+        cdef int i
+        if number >= self.count or spec.size < 0:
+            raise IndexError(number)
+        read_law(law, &plan.law)
+        if plan.law.itemsize != spec.itemsize:
+            raise ValueError("the law is of another dtype")
+        plan.zero = plan.law.kind == LAW_CONSTANT
+        for i in range(16):
+            if plan.law.pattern[i]:
+                plan.zero = False
+        self.owned.append(prefix)
+        plan.prefix, plan.prefix_length = <const unsigned char *>prefix, len(prefix)
+        plan.size, plan.nbytes = spec.size, spec.size * spec.itemsize
+        plan.known = True
+
+    def run(self, Scratch scratch not None, list handles, uint32_t first, uint32_t last):
+        """Fill some of the rows, or of these handles, from number `first` to before `last`.
+
+        Returns (where to go on, bytes that were filled).  Left as they are: what has no plan or
+        no place, what is large, parts of a whole, and what has values.
+        """
+        cdef uint32_t count = 0
+        cdef uint32_t at = self.note(scratch, handles, first, last, True, &count)
+        if count == 0:
+            return at, 0
+        if self.prepare is not None:
+            self.prepare_places(scratch, count)
+        with nogil:
+            compute(self.plans, scratch, count)
+        return at, self.put(scratch, count)
+
+    def fill_arrays(self, Scratch scratch not None, list handles not None, list arrays not None):
+        """Put what would be the first values of variables into arrays of as many bytes.
+
+        Returns how many of them, the first ones; some other way has to be found for the next one.
+        """
+        cdef uint32_t count = 0, at = 0, i, last = <uint32_t>min(len(handles), len(arrays))
+        cdef Py_buffer view
+        cdef size_t nbytes
+        while at < last:
+            self.note(scratch, handles, at, last, False, &count)
+            if count == 0:
+                break
+            with nogil:
+                compute(self.plans, scratch, count)
+            for i in range(count):
+                nbytes = <size_t>self.plans[scratch.jobs[i].spec].nbytes
+                PyObject_GetBuffer(arrays[at + i], &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+                if <size_t>view.len == nbytes:
+                    memcpy(view.buf, scratch.values + scratch.jobs[i].values, nbytes)
+                PyBuffer_Release(&view)
+            at += count
+            count = 0
+        return at
+
+    cdef uint32_t note(self, Scratch scratch, list handles, uint32_t first, uint32_t last,
+                       bint in_slabs, uint32_t *count) except NONE:
+        """Copy what is needed of a chunk of rows: the tables may move while the GIL is not held."""
+        cdef VariableTable table = self.graph.table
+        cdef uint32_t at, number
+        cdef size_t text = 0, values = 0
+        cdef Row *row
+        cdef Plan *plan
+        cdef Job *job
+        scratch.node = NONE
+        for at in range(first, last):
+            if count[0] == CHUNK_ROWS or values >= CHUNK_BYTES or text >= CHUNK_TEXT:
+                return at
+            number = at if handles is None else (<Handle?>handles[at]).row
+            if number >= table.count:
+                if in_slabs:
+                    continue
+                return at
+            row = &table.rows[number]
+            plan = &self.plans[row.spec] if row.spec < self.count else NULL
+            if plan == NULL or not plan.known or is_part(self.graph, row.node) or (
+                    in_slabs and (not is_tag(row.content) or is_filled(row.content))):
+                if in_slabs:
+                    continue
+                return at
+            job = &scratch.jobs[count[0]]
+            job.row, job.spec, job.tag = number, row.spec, row.content
+            job.blank = in_slabs and plan.zero and not <size_t>row.content & DIRTY
+            job.length = 0
+            if not job.blank:
+                if plan.size > LARGE:
+                    continue
+                job.values = values
+                values += (plan.nbytes + 15) & ~<size_t>15
+                scratch.reserve(&scratch.values, &scratch.values_size, values)
+            if plan.law.kind != LAW_CONSTANT:
+                job.text = text
+                text = self.write_path(scratch, text, plan, row.node, row.name)
+                job.length = text - job.text
+            count[0] += 1
+        return last
+
+    cdef size_t write_path(self, Scratch scratch, size_t at, const Plan *plan, uint32_t node,
+                           uint32_t name) except? 0:
+        """Write the message of a key, as randomness.path_message does; returns where it ends."""
+        cdef Name *names = self.graph.names.names
+        cdef Node *nodes = self.graph.tree.nodes
+        cdef PyObject *leaf = names[name].text
+        cdef size_t length = plan.prefix_length, end
+        cdef uint32_t above = node
+        if node == scratch.node and plan.prefix == scratch.prefix:
+            length = scratch.scope_length
+        else:
+            while above != ROOT:
+                length += 8 + PyUnicode_GET_LENGTH(names[nodes[above].name].text)
+                above = nodes[above].parent
+        end = at + length + 8 + PyUnicode_GET_LENGTH(leaf)
+        scratch.reserve(&scratch.text, &scratch.text_size, end)
+        if node == scratch.node and plan.prefix == scratch.prefix:
+            memcpy(scratch.text + at, scratch.text + scratch.scope, length)
+        else:
+            memcpy(scratch.text + at, plan.prefix, plan.prefix_length)
+            above, scratch.scope_length = node, length
+            scratch.node, scratch.prefix = node, plan.prefix
+            length += at
+            while above != ROOT:               # from the last component to the first
+                length = write_component(scratch.text, length, names[nodes[above].name].text)
+                above = nodes[above].parent
+        scratch.scope = at
+        write_component(scratch.text, end, leaf)
+        return end
+
+    cdef int prepare_places(self, Scratch scratch, uint32_t count) except -1:
+        """Tell the storage what is about to be written, a run of bytes in a slab at a time."""
+        cdef Slabs slabs = self.graph.slabs
+        cdef uint32_t i, slab, current = NONE
+        cdef int64_t place, start = 0, stop = 0
+        for i in range(count):
+            slab = slabs.fits[scratch.jobs[i].spec].slab
+            place = place_of(scratch.jobs[i].tag)
+            if slab != current or not start <= place <= stop:
+                if current != NONE:
+                    self.prepare(slabs.dtypes[current], start, stop)
+                current, start, stop = slab, place, place
+            stop = max(stop, place + self.plans[scratch.jobs[i].spec].nbytes)
+        self.prepare(slabs.dtypes[current], start, stop)
+        return 0
+
+    cdef int64_t put(self, Scratch scratch, uint32_t count) noexcept:
+        """Copy the values of a chunk to their places, but for what got values or went meanwhile."""
+        cdef VariableTable table = self.graph.table
+        cdef Slabs slabs = self.graph.slabs
+        cdef Slab *slab
+        cdef uint32_t i
+        cdef int64_t nbytes = 0
+        cdef Row *row
+        cdef Job *job
+        cdef Plan *plan
+        for i in range(count):
+            job = &scratch.jobs[i]
+            row = &table.rows[job.row]
+            # The place tells a row from all others of its dtype that have bytes at all.
+            if job.row >= table.count or row.content != job.tag or row.spec != job.spec:
+                continue
+            plan = &self.plans[job.spec]
+            if not job.blank:
+                slab = &slabs.items[slabs.fits[job.spec].slab]
+                memcpy(<char *>slab.memory.buf + place_of(job.tag), scratch.values + job.values,
+                       plan.nbytes)
+            row.content = <PyObject *>(<size_t>row.content | FILLED)
+            nbytes += plan.nbytes
+        return nbytes
+
+
+cdef inline size_t write_component(unsigned char *text, size_t end, PyObject *component) noexcept:
+    """Write a component behind its length, up to `end`; returns where that begins."""
+    cdef uint64_t length = <uint64_t>PyUnicode_GET_LENGTH(component)
+    cdef int i
+    memcpy(text + end - length, PyUnicode_DATA(component), length)
+    end -= length + 8
+    for i in range(8):
+        text[end + i] = <unsigned char>(length >> 8 * i)
+    return end
+
+
+cdef inline bint is_part(Registry graph, uint32_t node) noexcept:
+    """Whether a variable below this node may be part of a larger one, which has the key."""
+    return node != ROOT and graph.names.names[graph.tree.nodes[node].name].of_partition
+
+
+cdef void compute(const Plan *plans, Scratch scratch, uint32_t count) noexcept nogil:
+    """The keys and the values of a chunk."""
+    cdef uint32_t i, at, n, groups, keyed = 0
+    cdef Job *jobs = scratch.jobs
+    cdef const Plan *plan
+    for i in range(count):
+        if jobs[i].length:
+            scratch.messages[keyed] = scratch.text + jobs[i].text
+            scratch.lengths[keyed] = jobs[i].length
+            jobs[i].key = keyed
+            keyed += 1
+    varscope_path_keys(scratch.messages, scratch.lengths, keyed, scratch.keys)
+    groups = group(jobs, count, scratch.alike)
+    for i in range(groups):
+        plan = &plans[scratch.alike[i].spec]
+        at, n = scratch.alike[i].first, 0
+        while at != NONE:
+            scratch.outs[n] = scratch.values + jobs[at].values
+            if jobs[at].length:
+                scratch.keys_alike[n][0] = scratch.keys[jobs[at].key][0]
+                scratch.keys_alike[n][1] = scratch.keys[jobs[at].key][1]
+            n += 1
+            at = jobs[at].next
+        # Constants look at no key.
+        varscope_fill_each(&plan.law, scratch.keys_alike, n, <uint64_t>plan.size, scratch.outs)
+
+
+cdef uint32_t group(Job *jobs, uint32_t count, Alike *groups) noexcept nogil:
+    """Link the jobs of each spec; returns how many groups there are.
+
+    Specs that meet in a place of the small table break each other's groups, which costs a little
+    time and nothing else.
+    """
+    cdef uint32_t recent[64]
+    cdef uint32_t i, n = 0
+    cdef uint32_t *found
+    memset(recent, 0xFF, sizeof(recent))                # NONE
+    for i in range(count):
+        if jobs[i].blank:
+            continue
+        jobs[i].next = NONE
+        found = &recent[jobs[i].spec & 63]
+        if found[0] != NONE and groups[found[0]].spec == jobs[i].spec:
+            jobs[groups[found[0]].last].next = i
+        else:
+            found[0] = n
+            groups[n].spec, groups[n].first = jobs[i].spec, i
+            n += 1
+        groups[found[0]].last = i
+    return n
+
+
+def unfilled_specs(Registry graph not None, list handles, uint32_t first, uint32_t last):
+    """[(spec id, how many)] of the rows, or of these handles, that are only declared."""
+    cdef uint32_t at, number
+    cdef Py_ssize_t length = len(graph.specs)
+    cdef uint64_t *counts = <uint64_t *>PyMem_Calloc(length + 1, sizeof(uint64_t))
+    if counts == NULL:
+        raise MemoryError()
+    try:
+        for at in range(first, last):
+            number = at if handles is None else (<Handle?>handles[at]).row
+            if number < graph.table.count and not is_filled(graph.table.rows[number].content):
+                counts[graph.table.rows[number].spec] += 1
+        found = []
+        for at in range(<uint32_t>length):
+            if counts[at]:
+                found.append((at, counts[at]))
+        return found
+    finally:
+        PyMem_Free(counts)
+
+
+def unfilled_rows(Registry graph not None, bytearray wanted, uint32_t first, uint32_t last,
+                  Py_ssize_t limit):
+    """(rows that are only declared, where to go on); of specs that are wanted, or of all."""
+    cdef uint32_t row, spec
+    cdef list rows = []
+    for row in range(first, last):
+        if row >= graph.table.count:
+            break
+        if is_filled(graph.table.rows[row].content):
+            continue
+        spec = graph.table.rows[row].spec
+        if wanted is None or spec < <uint32_t>len(wanted) and wanted[spec]:
+            rows.append(row)
+            if len(rows) == limit:
+                return rows, row + 1
+    return rows, last
