@@ -599,7 +599,3 @@ class StorageFullError(VarscopeError, MemoryError):
 
 class WithdrawnError(VarscopeError, RuntimeError):
     """A variable that is no longer there: its creation was part of something that failed."""
-
-
-class NotYetError(VarscopeError, NotImplementedError):
-    """Something that this version accepts, keeps and shows, and cannot do yet."""
