@@ -27,7 +27,7 @@ EXCEPTIONS = [ValueError, KeyboardInterrupt, SystemExit, RecursionError, MemoryE
 @pytest.fixture(autouse=True)
 def registered_here(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(vs.devices, "_registered", dict(vs.devices._registered))
+    monkeypatch.setattr(vs.devices, "_registered", dict(vs.devices._BUILT_IN))
 
 
 @pytest.fixture
