@@ -177,6 +177,21 @@ def test_nothing_is_computed_before_it_is_asked_for():
     assert loss.value() == 7.0 == float(loss) and len(calls) == 3
 
 
+def test_arithmetic_with_losses_computes():
+    make(regularizer=vs.l1_regularizer(1.0))
+    make("w", regularizer=vs.l2_regularizer(3.0))
+    first, second = losses = vs.get_regularization_losses()
+    assert sum(losses) == first + second == np.sum(losses) == 5.0
+    assert 0.5 * first == first / 2 == 3 - first == 1.0 and -second == -3.0
+    assert (np.float32(1) + second, np.maximum(first, 9), first < second) == (4.0, 9, True)
+    assert (first + np.ones(2)).tolist() == [3.0, 3.0] and np.asarray(first).shape == ()
+    assert np.asarray(first, dtype="float32").dtype == "float32"
+    v = first.variable
+    assert (v * first).tolist() == [2.0, 2.0]
+    v.assign([0, 0])
+    assert sum(losses) == 3.0
+
+
 def test_one_entry_for_a_variable_in_parts():
     shapes = []
 

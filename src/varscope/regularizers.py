@@ -9,12 +9,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope.errors import ArgumentTypeError, ArgumentValueError, RegularizerError
 from varscope.flyweights import Flyweight
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 BLOCK = 1 << 16  # elements that are converted at a time
 
@@ -202,11 +206,12 @@ def total_of(regularizers: Iterable[Callable[[Any], Any]], values: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RegularizationLoss:
+class RegularizationLoss(NDArrayOperatorsMixin):
     """The penalty on a variable: what `REGULARIZATION_LOSSES` holds of one with a regularizer.
 
     It is lazy: nothing is computed before `value` is called, and then on the values as they are
-    at that time.  Two are equal where they are of the same variable and equal regularizers.
+    at that time.  Arithmetic computes too and gives numbers, so losses can be summed and scaled.
+    Two are equal where they are of the same variable and equal regularizers.
 
     >>> import varscope as vs
     >>> v = vs.get_variable("v", [2], initializer=vs.ones, regularizer=vs.l2_regularizer(0.5))
@@ -240,11 +245,20 @@ class RegularizationLoss:
     def __float__(self) -> float:
         return float(self.value())
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.value(), dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        values = (x.value() if isinstance(x, RegularizationLoss) else x for x in inputs)
+        return getattr(ufunc, method)(*values, **kwargs)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RegularizationLoss):
             return NotImplemented
         mine, its = self.regularizer, other.regularizer
         return self.variable is other.variable and (mine is its or bool(mine == its))
+
+    __ne__ = object.__ne__  # what __eq__ does not say
 
     def __hash__(self) -> int:
         return hash(self.variable)
