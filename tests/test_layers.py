@@ -13,7 +13,7 @@ import varscope
 PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
     {"errors", "flyweights", "_scopecore"},
-    {"shapes", "regularizers"},
+    {"shapes", "regularizers", "tf1_methods"},
     {"randomness", "partitioners"},
     {"initializers", "devices"},
     {"variables", "storage"},

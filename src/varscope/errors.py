@@ -599,3 +599,22 @@ class StorageFullError(VarscopeError, MemoryError):
 
 class WithdrawnError(VarscopeError, RuntimeError):
     """A variable that is no longer there: its creation was part of something that failed."""
+
+
+class NotCoveredError(VarscopeError, NotImplementedError, AttributeError):
+    """A part of TensorFlow 1 that `varscope.compat.tf1` does not have; `name` and `instead`.
+
+    It is an AttributeError too, so that `hasattr` says no and tools that look around go on.
+    """
+
+    name: str
+    instead: str
+
+    @classmethod
+    def of(cls, name: str, instead: str) -> Self:
+        error = cls(f"{name} is not covered by varscope.compat.tf1: {instead}")
+        error.name, error.instead = name, instead  # AttributeError keeps `name` in its own place
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).of, (self.name, self.instead)

@@ -14,6 +14,7 @@ from varscope._scopecore import Filling, Handle, Registry, Spec
 from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
 from varscope.partitioners import SaveSliceInfo
 from varscope.shapes import Part
+from varscope.tf1_methods import TensorFlow1Methods
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,7 +45,7 @@ class _Running(threading.local):
 _running = _Running()
 
 
-class Valued(NDArrayOperatorsMixin):
+class Valued(TensorFlow1Methods, NDArrayOperatorsMixin):
     """What a variable is, whether its values lie in one piece or in several.
 
     A subclass knows its `path`, its `_spec`, and what stands at the end.

@@ -1,0 +1,1 @@
+"""Other spellings of this library; nothing here is loaded by `import varscope`."""
