@@ -120,10 +120,6 @@ def create_or_share(
     if not isinstance(name, str):
         raise ArgumentTypeError.of("name", "a str", name)
     name = str.__str__(name)
-
-    def inherited(given: Any, default: Any) -> Any:
-        return default if given is None else given
-
     arguments = {
         "shape": shape,
         "dtype": None if dtype is None else shapes.as_dtype(dtype),
@@ -145,6 +141,11 @@ def create_or_share(
     if dtype is None and not initializers.is_value(arguments["initializer"]):
         arguments["dtype"] = defaults.dtype  # a getter sees what will be used
     return all_or_nothing(custom, getter, full_name, **arguments)
+
+
+def inherited(given: Any, default: Any) -> Any:
+    """What the caller gave, or else what the scope holds."""
+    return default if given is None else given
 
 
 def composed(

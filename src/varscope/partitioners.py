@@ -197,7 +197,7 @@ def call_partitioner(
             fault = f"which cuts {length} elements into {count} slices"
             raise PartitionerError.bad_result(name, shape, result, fault)
         partitions.append(count)
-    if sum(count > 1 for count in partitions) > 1:
+    if len(partitions) - partitions.count(1) > 1:
         fault = "which cuts more than one dimension"
         raise PartitionerError.bad_result(name, shape, result, fault)
     return tuple(partitions)
@@ -247,7 +247,7 @@ class Slicing:
     @lru_cache(maxsize=1024)  # a model has many variables and few kinds of them
     def of(cls, shape: KnownShape, partitions: KnownShape) -> Slicing:
         """How a shape is cut into so many slices a dimension."""
-        axis = next((i for i, count in enumerate(partitions) if count > 1), 0)
+        axis = max(range(len(shape)), key=partitions.__getitem__)
         count = math.prod(partitions)
         return cls(shape, partitions, axis, count, shape[axis] % count)
 
