@@ -126,7 +126,7 @@ class Part:
         drop: list[Any] = []
         for item, size in zip(items, self.shape, strict=True):
             if isinstance(item, slice):
-                ranges.append(range(size)[item])
+                ranges.append(range(size)[item] or range(0))  # which may begin at -1 otherwise
                 drop.append(slice(None))
             else:
                 try:
