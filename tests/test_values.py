@@ -7,6 +7,7 @@ and reading, and compares every element with a variable that was made alone.
 import tempfile
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,3 +118,10 @@ def test_other_paths_and_other_seeds_give_other_values(seed, paths):
         for s in (seed, seed + 1)
     ]
     assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("initializer", [vs.random_normal(), vs.orthogonal(), vs.zeros])
+def test_an_empty_slice_may_begin_before_the_first_element(initializer):
+    v = vs.get_variable("v", [2, 2], initializer=initializer)
+    index = (slice(None), slice(-8, None, -1))
+    assert v.initial_value(index).shape == v.value()[index].shape == (2, 0)

@@ -271,6 +271,8 @@ def fill(
         return
     steps = shapes.c_strides(out.shape) if strides is None else tuple(strides)
     check_region(out, first, steps)
+    if out.size == 0:
+        first = 0  # an empty part may begin anywhere, -1 included
     facts = law(distribution, out.dtype)
     if facts is not None:
         # The buffer protocol knows no bfloat16: bits are bits.
