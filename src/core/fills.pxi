@@ -32,22 +32,22 @@ cdef extern from "kernels.h" nogil:
     size_t varscope_orthogonalize_room(size_t m, size_t n) noexcept
     void varscope_orthogonalize(double *matrix, size_t m, size_t n, void *room) noexcept
     int varscope_wide
-    bint varscope_has_wide() noexcept
+    int varscope_widest() noexcept
     void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
                             size_t n, uint64_t (*keys)[2]) noexcept
 
 
-varscope_wide = varscope_has_wide()
+varscope_wide = varscope_widest()
 
 
-def use_wide(bint wide):
-    """Whether the copy for AVX2 is to run, where the machine has that; says whether it does now.
+def use_wide(int wide):
+    """Which copies of the kernels are to run, as far as the machine can; says which do now.
 
-    For tests: the values do not depend on it.
+    0: the plain ones, 1: those for AVX2, 2: with AVX-512.  For tests: no value depends on it.
     """
     global varscope_wide
-    varscope_wide = wide and varscope_has_wide()
-    return bool(varscope_wide)
+    varscope_wide = min(wide, varscope_widest())
+    return varscope_wide
 
 
 cdef int read_law(tuple facts, Law *law) except -1:
