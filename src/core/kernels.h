@@ -54,6 +54,10 @@
 #error "values would depend on the machine: compile with -msse2 -mfpmath=sse"
 #endif
 
+#if defined(__FAST_MATH__)
+#error "values would depend on the compiler: compile without -ffast-math"
+#endif
+
 /* What setup.py asks for by a flag, for compilers that can be told here. */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
