@@ -199,6 +199,7 @@ def test_zero_size_and_scalars(pair):
     law, dtype = pair
     for shape in [(0,), (3, 0), (0, 2, 0)]:
         fill(np.empty(shape, dtype), law, 1)
+        fill(np.empty(shape, dtype), law, 1, -1, [2**70] * len(shape))
     scalar = np.empty((), dtype)
     fill(scalar, law, 1, first=5)
     assert bits(scalar) == bits(values(law, dtype, 6)[5:])

@@ -274,6 +274,8 @@ def fill(
     if out.size == 0:
         first = 0  # an empty part may begin anywhere, -1 included
     facts = law(distribution, out.dtype)
+    if out.size == 0:
+        return  # it begins nowhere, and `first` may be anything
     if facts is not None:
         # The buffer protocol knows no bfloat16: bits are bits.
         _scopecore.fill(out.view(f"u{out.dtype.itemsize}"), facts, key, first, steps)
