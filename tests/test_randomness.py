@@ -114,6 +114,11 @@ def test_keys_are_those_of_hashlib(wide):
     assert _scopecore.path_keys(messages) == [digest(message) for message in messages]
     for count in range(40):
         assert _scopecore.path_keys(messages[:count]) == list(map(digest, messages[:count]))
+    padded = [message.ljust(-(-max(len(message), 1) // 128) * 128, b"\0") for message in messages]
+    keys = _scopecore.path_keys(padded, list(map(len, messages)))
+    assert keys == list(map(digest, messages))
+    with pytest.raises(ValueError, match="whole number of blocks"):
+        _scopecore.path_keys([b"abc"], [3])
 
 
 def test_a_path_key_is_the_key_of_its_message():

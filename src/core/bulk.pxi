@@ -394,7 +394,7 @@ cdef void compute(const Plan *plans, Scratch scratch, uint32_t count) noexcept n
             scratch.lengths[keyed] = jobs[i].length
             jobs[i].key = keyed
             keyed += 1
-    varscope_path_keys(scratch.messages, scratch.lengths, keyed, scratch.keys)
+    varscope_path_keys(scratch.messages, scratch.lengths, keyed, False, scratch.keys)
     groups = group(jobs, count, scratch.alike)
     for i in range(groups):
         plan = &plans[scratch.alike[i].spec]

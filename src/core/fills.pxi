@@ -34,7 +34,7 @@ cdef extern from "kernels.h" nogil:
     int varscope_wide
     int varscope_widest() noexcept
     void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
-                            size_t n, uint64_t (*keys)[2]) noexcept
+                            size_t n, bint padded, uint64_t (*keys)[2]) noexcept
 
 
 varscope_wide = varscope_widest()
@@ -157,9 +157,13 @@ def words_behind(key, counter, out):
         PyBuffer_Release(&view)
 
 
-def path_keys(list messages not None):
-    """The keys of many messages, as `randomness.path_key` makes one of each."""
+def path_keys(list messages not None, list lengths_of_padded=None):
+    """The keys of many messages, as `randomness.path_key` makes one of each.
+
+    With their lengths given, the messages are padded: zeros follow to the end of the last block.
+    """
     cdef Py_ssize_t i, count = len(messages)
+    cdef bint padded = lengths_of_padded is not None
     # Borrowed: the bytes objects are held by a tuple of this call.
     cdef tuple held = tuple(messages)
     cdef bytes message
@@ -177,8 +181,12 @@ def path_keys(list messages not None):
             message = held[i]
             starts[i] = <const unsigned char *>message
             lengths[i] = len(message)
+            if padded:
+                if (max(lengths_of_padded[i], 1) + 127) // 128 * 128 != len(message):
+                    raise ValueError("a padded message is a whole number of blocks")
+                lengths[i] = lengths_of_padded[i]
         with nogil:
-            varscope_path_keys(starts, lengths, count, keys)
+            varscope_path_keys(starts, lengths, count, padded, keys)
         answer = []
         for i in range(count):
             answer.append(<object>keys[i][1] << 64 | keys[i][0])

@@ -79,6 +79,7 @@
 #include <immintrin.h>
 #define VARSCOPE_TWICE 1
 #define VARSCOPE_WIDE __attribute__((target("avx2,bmi2")))
+#define VARSCOPE_WIDER __attribute__((target("avx512f")))
 #else
 #define VARSCOPE_TWICE 0
 #endif
@@ -698,11 +699,12 @@ static size_t varscope_blake_blocks(size_t length) {
     return length <= 128 ? 1 : (length + 127) / 128;
 }
 
-/* The block at `offset` of a message; the last one is copied and filled up with zeros. */
+/* The block at `offset` of a message; the last one is copied and filled up with zeros, unless these
+ * follow it anyway: then the message is padded. */
 VARSCOPE_BODY const unsigned char *varscope_blake_block(const unsigned char *message,
-                                                        size_t length, size_t offset,
+                                                        size_t length, size_t offset, int padded,
                                                         unsigned char spare[128]) {
-    if (length - offset >= 128) return message + offset;
+    if (padded || length - offset >= 128) return message + offset;
     memset(spare, 0, 128);
     if (length > offset) memcpy(spare, message + offset, length - offset);
     return spare;
@@ -724,7 +726,7 @@ static void varscope_blake(const unsigned char *message, size_t length, uint64_t
     h[0] ^= VARSCOPE_BLAKE_SIZES;
     h[6] ^= VARSCOPE_BLAKE_PERSON;
     for (size_t n = 0; n < blocks; n++) {
-        const unsigned char *block = varscope_blake_block(message, length, 128 * n, spare);
+        const unsigned char *block = varscope_blake_block(message, length, 128 * n, 0, spare);
         for (int i = 0; i < 16; i++) m[i] = varscope_blake_word(block + 8 * i);
         memcpy(v, h, sizeof h);
         memcpy(v + 8, varscope_blake_start, sizeof h);
@@ -762,10 +764,11 @@ static inline void varscope_transposed(const unsigned char *const block[4], __m2
     }
 }
 
-/* Four messages of `blocks` blocks each; their numbers are in `which`. */
+/* The keys of four messages of `blocks` blocks each; their numbers are in `which`. */
 VARSCOPE_WIDE
 static void varscope_blake_lanes(const unsigned char *const *messages, const size_t *lengths,
-                                 const size_t which[4], size_t blocks, uint64_t (*keys)[2]) {
+                                 const size_t which[4], size_t blocks, int padded,
+                                 uint64_t (*keys)[2]) {
     const __m256i by24 = _mm256_setr_epi8(
         3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10,
         3, 4, 5, 6, 7, 0, 1, 2, 11, 12, 13, 14, 15, 8, 9, 10);
@@ -782,7 +785,8 @@ static void varscope_blake_lanes(const unsigned char *const *messages, const siz
         int64_t counted[4];
         for (int lane = 0; lane < 4; lane++) {
             size_t length = lengths[which[lane]];
-            block[lane] = varscope_blake_block(messages[which[lane]], length, 128 * n, spare[lane]);
+            block[lane] = varscope_blake_block(messages[which[lane]], length, 128 * n, padded,
+                                               spare[lane]);
             counted[lane] = (int64_t)(n + 1 < blocks ? 128 * (n + 1) : length);
         }
         varscope_transposed(block, m);
@@ -816,12 +820,34 @@ static void varscope_blake_lanes(const unsigned char *const *messages, const siz
     }
 }
 
+/* Eight words of eight blocks, from an offset on: word i in the lanes of out[i]. */
+VARSCOPE_WIDER
+static inline void varscope_transposed_more(const unsigned char *const from[8], size_t offset,
+                                            __m512i out[8]) {
+    __m512i r[8], t[8], u[4];
+    for (int i = 0; i < 8; i++) r[i] = _mm512_loadu_si512(from[i] + offset);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_epi64(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi64(r[i], r[i + 1]);
+    }
+    for (int odd = 0; odd < 2; odd++) { /* words 0, 2, 4, 6; then 1, 3, 5, 7 */
+        u[0] = _mm512_shuffle_i64x2(t[odd], t[2 + odd], 0x88);
+        u[1] = _mm512_shuffle_i64x2(t[odd], t[2 + odd], 0xDD);
+        u[2] = _mm512_shuffle_i64x2(t[4 + odd], t[6 + odd], 0x88);
+        u[3] = _mm512_shuffle_i64x2(t[4 + odd], t[6 + odd], 0xDD);
+        out[odd] = _mm512_shuffle_i64x2(u[0], u[2], 0x88);
+        out[2 + odd] = _mm512_shuffle_i64x2(u[1], u[3], 0x88);
+        out[4 + odd] = _mm512_shuffle_i64x2(u[0], u[2], 0xDD);
+        out[6 + odd] = _mm512_shuffle_i64x2(u[1], u[3], 0xDD);
+    }
+}
+
 /* The same for eight, on machines with AVX-512, which can rotate. */
-__attribute__((target("avx512f,avx2")))
+VARSCOPE_WIDER
 static void varscope_blake_more_lanes(const unsigned char *const *messages, const size_t *lengths,
-                                 const size_t which[8], size_t blocks, uint64_t (*keys)[2]) {
+                                 const size_t which[8], size_t blocks, int padded,
+                                      uint64_t (*keys)[2]) {
     __m512i h[8], v[16], m[16];
-    __m256i left[16], right[16];
     unsigned char spare[8][128];
     for (int i = 0; i < 8; i++) h[i] = _mm512_set1_epi64((int64_t)varscope_blake_start[i]);
     h[0] = _mm512_xor_si512(h[0], _mm512_set1_epi64((int64_t)VARSCOPE_BLAKE_SIZES));
@@ -831,13 +857,12 @@ static void varscope_blake_more_lanes(const unsigned char *const *messages, cons
         int64_t counted[8];
         for (int lane = 0; lane < 8; lane++) {
             size_t length = lengths[which[lane]];
-            block[lane] = varscope_blake_block(messages[which[lane]], length, 128 * n, spare[lane]);
+            block[lane] = varscope_blake_block(messages[which[lane]], length, 128 * n, padded,
+                                               spare[lane]);
             counted[lane] = (int64_t)(n + 1 < blocks ? 128 * (n + 1) : length);
         }
-        varscope_transposed(block, left);
-        varscope_transposed(block + 4, right);
-        for (int i = 0; i < 16; i++)
-            m[i] = _mm512_inserti64x4(_mm512_castsi256_si512(left[i]), right[i], 1);
+        varscope_transposed_more(block, 0, m);
+        varscope_transposed_more(block, 64, m + 8);
         for (int i = 0; i < 8; i++) {
             v[i] = h[i];
             v[i + 8] = _mm512_set1_epi64((int64_t)varscope_blake_start[i]);
@@ -872,17 +897,22 @@ static void varscope_blake_more_lanes(const unsigned char *const *messages, cons
 #if VARSCOPE_TWICE
 /* As many of the messages `which` as there are lanes, all of `blocks` blocks. */
 static void varscope_blake_some(const unsigned char *const *messages, const size_t *lengths,
-                                const size_t *which, size_t blocks, uint64_t (*keys)[2]) {
-    if (varscope_wide > 1) varscope_blake_more_lanes(messages, lengths, which, blocks, keys);
-    else varscope_blake_lanes(messages, lengths, which, blocks, keys);
+                                const size_t *which, size_t blocks, int padded,
+                                uint64_t (*keys)[2]) {
+    if (varscope_wide > 1)
+        varscope_blake_more_lanes(messages, lengths, which, blocks, padded, keys);
+    else
+        varscope_blake_lanes(messages, lengths, which, blocks, padded, keys);
 }
 #endif
 
 /* The keys of n messages: keys[i] is the digest as two words, the lower one of the number that
- * randomness.path_key returns first. */
+ * randomness.path_key returns first.  Where the messages are padded, zeros follow each up to the
+ * end of its last block of 128 bytes, an empty one's too, and none is copied. */
 static void varscope_path_keys(const unsigned char *const *messages, const size_t *lengths,
-                               size_t n, uint64_t (*keys)[2]) {
+                               size_t n, int padded, uint64_t (*keys)[2]) {
     size_t i = 0;
+    (void)padded;
 #if VARSCOPE_TWICE
     enum { MOST = 4 }; /* blocks; messages wait here for others of as many */
     const size_t lanes = varscope_wide > 1 ? 8 : 4;
@@ -895,7 +925,7 @@ static void varscope_path_keys(const unsigned char *const *messages, const size_
         }
         waiting[blocks][count[blocks]++] = i;
         if (count[blocks] == lanes) {
-            varscope_blake_some(messages, lengths, waiting[blocks], blocks, keys);
+            varscope_blake_some(messages, lengths, waiting[blocks], blocks, padded, keys);
             count[blocks] = 0;
         }
     }
@@ -905,7 +935,7 @@ static void varscope_path_keys(const unsigned char *const *messages, const size_
             varscope_blake(messages[last[0]], lengths[last[0]], keys[last[0]]);
         if (count[blocks] < 2) continue;
         for (size_t j = count[blocks]; j < lanes; j++) last[j] = last[0]; /* some are done twice */
-        varscope_blake_some(messages, lengths, last, blocks, keys);
+        varscope_blake_some(messages, lengths, last, blocks, padded, keys);
     }
 #endif
     for (; i < n; i++) varscope_blake(messages[i], lengths[i], keys[i]);
