@@ -263,7 +263,7 @@ cdef class Registry:
     cdef ScopeTree tree
     cdef VariableTable table
     cdef Slabs slabs                    # None: each variable's array is allocated for itself
-    cdef uint64_t withdrawals           # how many rows were ever taken out
+    cdef uint32_t filled                # the rows before this one all have values
     cdef OpNames op_names
     cdef list specs                     # spec id -> Spec
     cdef dict spec_ids                  # key of a Spec -> spec id

@@ -100,6 +100,35 @@ def test_values_that_are_there_stay(storage):
     assert graph["mine"].value().tolist() == [9, 7, 7]
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_variables_in_parts_are_filled_as_the_whole(storage, threads):
+    def make(graph, partitioner):
+        with graph.as_default(), vs.variable_scope("scope", partitioner=partitioner):
+            return [
+                vs.get_variable("small", [7, 5]),
+                vs.get_variable("plain", [7, 5], partitioner=lambda shape, dtype: [1, 1]),
+                vs.get_variable("large", [3000, 101], initializer=vs.he_normal()),
+                vs.get_variable("mine", [4, 2], initializer=lambda s, d: np.ones(s, d)),
+                vs.get_variable("matrix", [9, 9], initializer=vs.orthogonal()),
+            ]
+
+    wholes = make(vs.Graph(seed=2), None)
+    for axis in (0, 1):
+        graph = vs.Graph(seed=2, storage=storage)
+        variables = make(graph, vs.fixed_size_partitioner(2, axis=axis))
+        vs.initialize(variables, threads=threads)
+        assert all(v.initialized for v in graph.variables)
+        for variable, whole in zip(variables, wholes, strict=True):
+            assert np.array_equal(variable, whole)
+        graph = vs.Graph(seed=2, storage=storage)
+        variables = make(graph, vs.fixed_size_partitioner(3, axis=axis))
+        with graph.as_default():
+            vs.initialize(threads=threads)
+        for variable, whole in zip(variables, wholes, strict=True):
+            assert np.array_equal(variable, whole)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [({"variables": "v"}, TypeError), ({"variables": ["v"]}, TypeError),
@@ -114,6 +143,12 @@ def test_wrong_arguments_are_refused_before_anything_starts(arguments, kind, ref
         arguments["variables"] = [v, *arguments["variables"]]
     with refused(kind, next(iter(arguments))):
         vs.initialize(**arguments)
+
+
+def test_a_variable_by_itself_is_refused(refused):
+    v = vs.get_variable("v", [2])
+    with refused(TypeError, "iterable"):
+        vs.initialize(v)
 
 
 def test_a_withdrawn_variable_is_refused():

@@ -215,7 +215,8 @@ cdef class Registry:
         self.table.remove(row)
         if self.slabs is not None and row < self.slabs.placed:
             self.slabs.placed -= 1             # its place stays empty: views may still show it
-        self.withdrawals += 1
+        if row < self.filled:
+            self.filled -= 1
         creation.handle.row = NONE
         if creation.partition is not None:
             self.partitions.pop(creation.partition, None)
@@ -509,6 +510,13 @@ cdef class Registry:
     def _use_slabs(self, storage):
         """Keep the variables in slabs whose memory the storage provides: see Slabs."""
         self.slabs = Slabs(self, storage)
+
+    def _first_unfilled(self):
+        """The first row that is only declared, or how many there are: values never go again."""
+        while self.filled < self.table.count and is_filled(
+                self.table.rows[self.filled].content):
+            self.filled += 1
+        return self.filled
 
     def _place_rows(self, list handles, uint32_t last):
         """Give the first rows their places, or these handles theirs; {dtype: bytes in use}.

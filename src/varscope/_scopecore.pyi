@@ -180,6 +180,7 @@ class Registry:
     def _place_rows(
         self, handles: list[Variable] | None, last: int
     ) -> dict[np.dtype[Any], int]: ...
+    def _first_unfilled(self) -> int: ...
     def _all_specs(self) -> list[Spec]: ...
 
 @disjoint_base
@@ -383,7 +384,7 @@ class Defaults:
 class Filling:
     def __init__(
         self,
-        spot: Hashable,
+        spot: Any,
         array: npt.NDArray[Any] | None,
         out: npt.NDArray[Any],
         size: int,

@@ -36,6 +36,7 @@ from varscope.variables import Variable
 Progress: TypeAlias = Callable[[int, int], object]
 
 RANGE = 4096  # rows that a thread takes at a time
+WORTH = 1 << 18  # bytes for which another thread is started
 REPORT = 0.05  # seconds between two reports of progress
 QUIET = 0.5  # seconds before a bar appears
 
@@ -104,12 +105,12 @@ def grouped(variables: Iterable[Any] | None) -> list[Group]:
     """What is to be initialised, by graph."""
     if variables is None:
         return [Group(get_default_graph(), None)]
-    if isinstance(variables, (str, bytes)) or not isinstance(variables, Iterable):
+    if isinstance(variables, (str, bytes, Variable)) or not isinstance(variables, Iterable):
         raise ArgumentTypeError.of("variables", "an iterable of variables", variables)
-    chosen: dict[int, list[Variable]] = {}
+    chosen: dict[int, dict[Variable, None]] = {}
     for variable in flattened(variables):
-        chosen.setdefault(id(variable.graph), []).append(variable)
-    return [Group(group[0].graph, group) for group in chosen.values()]
+        chosen.setdefault(id(variable.graph), {})[variable] = None
+    return [Group(next(iter(group)).graph, list(group)) for group in chosen.values()]
 
 
 def flattened(variables: Iterable[Any]) -> Iterator[Variable]:
@@ -149,6 +150,7 @@ class Share:
     def __init__(self, group: Group) -> None:
         self.graph, self.variables = group.graph, group.variables
         self.dtype = group.dtype
+        self.first = self.graph._first_unfilled() if self.variables is None else 0
         self.last = self.graph._count() if self.variables is None else len(self.variables)
         self.raw: dict[int, tuple[tuple[int, ...], np.dtype]] = {}
         self.total = 0
@@ -160,7 +162,7 @@ class Share:
         # By spec: is it drawn from a distribution, in one piece or block by block?
         self.small, self.large = bytearray(len(specs)), bytearray(len(specs))
         self.other = bytearray(len(specs))
-        for number, uses in unfilled_specs(self.graph, self.variables, 0, self.last):
+        for number, uses in unfilled_specs(self.graph, self.variables, self.first, self.last):
             if number >= len(specs) or not self.wants(specs[number]):
                 continue
             self.total += uses * max(specs[number].size, 0) * specs[number].itemsize
@@ -190,7 +192,7 @@ class Share:
     def places(self, kind: bytearray) -> list[int]:
         """Where variables of a kind stand among all."""
         if self.variables is None:
-            return unfilled_rows(self.graph, kind, 0, self.last, self.last)[0]
+            return unfilled_rows(self.graph, kind, self.first, self.last, self.last)[0]
         return [i for i in range(self.last) if list(self.declared(kind, i, i + 1))]
 
     def empty(self, variable: Variable) -> np.ndarray:
@@ -202,9 +204,10 @@ class Share:
         return np.empty(*self.raw[number])
 
     def declared(
-        self, kind: bytearray | None, first: int = 0, last: int | None = None
+        self, kind: bytearray | None, first: int | None = None, last: int | None = None
     ) -> Iterator[Variable]:
         """The variables without values of a kind of spec, or of any."""
+        first = self.first if first is None else first
         last = self.last if last is None else last
         if self.variables is not None:
             for variable in self.variables[first:last]:
@@ -235,7 +238,7 @@ class Run:
     def __init__(self, groups: list[Group], threads: int, report: Progress | None) -> None:
         self.shares = [Share(group) for group in groups]
         self.total = sum(share.total for share in self.shares)
-        self.threads = threads if self.total > LARGE else 1
+        self.threads = min(threads, 1 + self.total // WORTH)
         self.report, self.reported, self.when = report, -1, 0.0
         self.done = [0] * self.threads  # bytes, by thread
         self.busy = [False] * self.threads
@@ -244,11 +247,11 @@ class Run:
         self.open: list[tuple[Variable, Filling]] = []
         self.tasks: deque[tuple[Callable[..., None], Share, int, int]] = deque()
         for share in self.shares:
-            for place in share.places(share.large):
+            for place in share.places(share.large) if any(share.large) else ():
                 self.tasks.append((self.large, share, place, place + 1))
         for share in self.shares:
             if any(share.small):
-                for first in range(0, share.last, RANGE):
+                for first in range(share.first, share.last, RANGE):
                     self.tasks.append((self.small, share, first, min(first + RANGE, share.last)))
 
     def run(self) -> None:
@@ -332,13 +335,16 @@ class Run:
             if filling is None:
                 self.one(variable, slot)
                 continue
-            self.open.append((variable, filling))
-            self.blocks(filling, slot)
-            if self.stopped:
-                share.graph.storage.give_up(filling)
-                return
-            share.graph.storage.finish(variable, filling)
-            self.open.remove((variable, filling))
+            storage, opened = share.graph.storage, (variable, filling)
+            self.open.append(opened)
+            try:
+                self.blocks(filling, slot)
+                if not self.stopped:
+                    storage.finish(variable, filling)
+            finally:
+                self.open.remove(opened)
+                if not variable._filled:
+                    storage.give_up(filling)
 
     def assist(self, slot: int) -> bool:
         """Do blocks of what other threads have begun; False where there is nothing to do."""
@@ -370,7 +376,7 @@ class Run:
     def tell(self, done: int) -> None:
         if self.report is None:
             return
-        if done > self.reported or (done == self.reported == self.total and done < 0):
+        if done > self.reported:
             self.reported = done
             self.report(done, self.total)
         self.when = time.monotonic()

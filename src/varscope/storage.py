@@ -83,7 +83,11 @@ class Storage:
         """See to it that it has values; if it has none yet, these of a distribution."""
         filling = self.drawing(variable, distribution, key, part)
         if filling is not None:
-            self.finish(variable, filling)
+            try:
+                self.finish(variable, filling)
+            except BaseException:
+                self.give_up(filling)
+                raise
         if not variable._filled:
             own = np.empty(part.shape, variable.dtype)
             randomness.fill(own, distribution, key, part.first, part.strides)
@@ -167,8 +171,7 @@ class Heap(Storage):
         self, variable: Variable, shape: tuple[int, ...], law: Any, key: int, first: int
     ) -> Filling | None:
         array = np.empty(shape, variable.dtype)
-        # The one handle of the variable, for as long as somebody fills it.
-        new = Filling(id(variable), array, as_bytes(array), array.size, law, key, first, None)
+        new = Filling(variable, array, as_bytes(array), array.size, law, key, first, None)
         filling = begin_filling(self._fillings, new)
         if variable._filled:
             end_filling(self._fillings, new)
@@ -277,12 +280,11 @@ class SlabStorage(Storage):
         self.prepare(dtype, place, place + size * dtype.itemsize)
         out = self._ranges[dtype].bytes[place : place + size * dtype.itemsize]
         new = Filling((dtype, place), None, out, size, law, key, first, source)
+        variable._mark(False)
         filling = begin_filling(self._fillings, new)
         if variable._filled:
             end_filling(self._fillings, new)
             return None, None
-        if filling is new:
-            variable._mark(False)
         return filling, new
 
     def _settle(self, variable: Variable, filling: Filling) -> None:
