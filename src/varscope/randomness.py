@@ -271,8 +271,6 @@ def fill(
         return
     steps = shapes.c_strides(out.shape) if strides is None else tuple(strides)
     check_region(out, first, steps)
-    if out.size == 0:
-        first = 0  # an empty part may begin anywhere, -1 included
     facts = law(distribution, out.dtype)
     if out.size == 0:
         return  # it begins nowhere, and `first` may be anything
