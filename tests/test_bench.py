@@ -87,7 +87,7 @@ def test_the_tables_of_times(ratios, small, capsys):
 
 
 def test_the_table_of_values(ratios, capsys):
-    ratios.print_values(blocks=1, small=50, rounds=1)
+    ratios.print_values(blocks=1, small=64, rounds=1)
     title, head, *lines = capsys.readouterr().out.strip().splitlines()
     assert "random values" in title
     assert head.split() == ["ns", "beside", "ns", "ratio"]

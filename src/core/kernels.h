@@ -673,27 +673,27 @@ static const uint64_t varscope_blake_start[8] = {
 #define VARSCOPE_BLAKE_SIZES 0x01010010ULL
 #define VARSCOPE_BLAKE_PERSON 0x65706F6373726176ULL
 
-/* One round: in which order the sixteen words of the block enter it. */
-#define VARSCOPE_BLAKE_ROUNDS(ROUND)                                     \
-    ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)          \
-    ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)          \
-    ROUND(11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4)          \
-    ROUND(7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8)          \
-    ROUND(9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13)          \
-    ROUND(2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9)          \
-    ROUND(12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11)          \
-    ROUND(13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10)          \
-    ROUND(6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5)          \
-    ROUND(10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0)          \
-    ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)          \
-    ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
-
 /* The columns and then the diagonals of the state v, by MIX(a, b, c, d, word, word). */
 #define VARSCOPE_BLAKE_ROUND(MIX, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
     MIX(0, 4, 8, 12, a, b) MIX(1, 5, 9, 13, c, d)                                 \
     MIX(2, 6, 10, 14, e, f) MIX(3, 7, 11, 15, g, h)                               \
     MIX(0, 5, 10, 15, i, j) MIX(1, 6, 11, 12, k, l)                               \
     MIX(2, 7, 8, 13, m, n) MIX(3, 4, 9, 14, o, p)
+
+/* In which order the sixteen words of the block enter the rounds. */
+#define VARSCOPE_BLAKE_ROUNDS(MIX)                                                         \
+    VARSCOPE_BLAKE_ROUND(MIX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)        \
+    VARSCOPE_BLAKE_ROUND(MIX, 14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
 
 static size_t varscope_blake_blocks(size_t length) {
     return length <= 128 ? 1 : (length + 127) / 128;
@@ -737,8 +737,7 @@ static void varscope_blake(const unsigned char *message, size_t length, uint64_t
         v[c] += v[d];        v[b] = varscope_rotated(v[b] ^ v[c], 24);                     \
         v[a] += v[b] + m[y]; v[d] = varscope_rotated(v[d] ^ v[a], 16);                     \
         v[c] += v[d];        v[b] = varscope_rotated(v[b] ^ v[c], 63);
-#define VARSCOPE_ROUND(...) VARSCOPE_BLAKE_ROUND(VARSCOPE_MIX, __VA_ARGS__)
-        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_ROUND)
+        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_MIX)
 #undef VARSCOPE_MIX
         for (int i = 0; i < 8; i++) h[i] ^= v[i] ^ v[i + 8];
     }
@@ -806,7 +805,7 @@ static void varscope_blake_lanes(const unsigned char *const *messages, const siz
         v[c] = _mm256_add_epi64(v[c], v[d]);                                               \
         v[b] = _mm256_xor_si256(v[b], v[c]);                                               \
         v[b] = _mm256_xor_si256(_mm256_srli_epi64(v[b], 63), _mm256_add_epi64(v[b], v[b]));
-        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_ROUND)
+        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_MIX)
 #undef VARSCOPE_MIX
         for (int i = 0; i < 8; i++)
             h[i] = _mm256_xor_si256(h[i], _mm256_xor_si256(v[i], v[i + 8]));
@@ -878,7 +877,7 @@ static void varscope_blake_more_lanes(const unsigned char *const *messages, cons
         v[d] = _mm512_ror_epi64(_mm512_xor_si512(v[d], v[a]), 16);                    \
         v[c] = _mm512_add_epi64(v[c], v[d]);                                               \
         v[b] = _mm512_ror_epi64(_mm512_xor_si512(v[b], v[c]), 63);
-        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_ROUND)
+        VARSCOPE_BLAKE_ROUNDS(VARSCOPE_MIX)
 #undef VARSCOPE_MIX
         for (int i = 0; i < 8; i++)
             h[i] = _mm512_xor_si512(h[i], _mm512_xor_si512(v[i], v[i + 8]));
@@ -892,7 +891,6 @@ static void varscope_blake_more_lanes(const unsigned char *const *messages, cons
     }
 }
 #endif
-#undef VARSCOPE_ROUND
 
 #if VARSCOPE_TWICE
 /* As many of the messages `which` as there are lanes, all of `blocks` blocks. */
