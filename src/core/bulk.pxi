@@ -2,6 +2,22 @@
 
 # === A large variable ===========================================================================
 
+cdef extern from *:
+    """
+    /* A copy in steps of 32 bytes, which may write and read up to 31 bytes more: a call of memcpy
+       costs as much as a few of these, and most copies here are short. */
+    static inline void varscope_copy(unsigned char *to, const unsigned char *from, size_t n) {
+        for (size_t i = 0; i < n; i += 32) memcpy(to + i, from + i, 32);
+    }
+    #if defined(__GNUC__)
+    #define varscope_prefetch(address) __builtin_prefetch(address)
+    #else
+    #define varscope_prefetch(address) ((void)(address))
+    #endif
+    """
+    void varscope_copy(unsigned char *to, const unsigned char *start, size_t n) noexcept nogil
+    void varscope_prefetch(const void *address) noexcept nogil
+
 cdef extern from "kernels.h":
     enum: LAW_CONSTANT
     void varscope_fill_each(const Law *law, const uint64_t (*keys)[2], size_t n, uint64_t count,
@@ -105,9 +121,9 @@ def end_filling(dict fillings not None, Filling filling not None):
 # === Very many small ones =======================================================================
 
 cdef enum:
-    CHUNK_ROWS = 2048          # what is done in one go at most: rows,
+    CHUNK_ROWS = 1024          # what is done in one go at most: rows,
     CHUNK_BYTES = 0x40000      # bytes of values,
-    CHUNK_TEXT = 0x40000       # and bytes of paths
+    CHUNK_TEXT = 0x80000       # and bytes of paths
 
 # How the variables of a spec are filled.
 cdef struct Plan:
@@ -116,8 +132,8 @@ cdef struct Plan:
     int64_t nbytes
     bint known                 # there is a law
     bint zero                  # it gives nothing but zero bytes
-    const unsigned char *prefix                 # the seeds; borrowed from Bulk.owned
-    size_t prefix_length
+    const unsigned char *prefix                 # the seeds; borrowed from Bulk.owned, where
+    size_t prefix_length                        # zeros follow up to a multiple of 32
 
 # One variable of a chunk.
 cdef struct Job:
@@ -151,6 +167,7 @@ cdef class Scratch:
     cdef unsigned char *text
     cdef unsigned char *values
     cdef size_t text_size, values_size
+    cdef bint left                      # some rows of the chunk need another way
     # The scope whose path was written last: siblings copy it.
     cdef uint32_t node
     cdef const unsigned char *prefix
@@ -208,26 +225,30 @@ cdef class Bulk:
         for i in range(16):
             if plan.law.pattern[i]:
                 plan.zero = False
+        plan.prefix_length = len(prefix)
+        prefix += bytes(32)
         self.owned.append(prefix)
-        plan.prefix, plan.prefix_length = <const unsigned char *>prefix, len(prefix)
+        plan.prefix = <const unsigned char *>prefix
         plan.size, plan.nbytes = spec.size, spec.size * spec.itemsize
         plan.known = True
 
     def run(self, Scratch scratch not None, list handles, uint32_t first, uint32_t last):
         """Fill some of the rows, or of these handles, from number `first` to before `last`.
 
-        Returns (where to go on, bytes that were filled).  Left as they are: what has no plan or
-        no place, what is large, parts of a whole, and what has values.
+        Returns (where to go on, bytes that were filled, whether some still need values).  Left as
+        they are: what has no plan or no place, what is large, parts of a whole.
         """
         cdef uint32_t count = 0
+        cdef int64_t nbytes = 0
         cdef uint32_t at = self.note(scratch, handles, first, last, True, &count)
         if count == 0:
-            return at, 0
+            return at, 0, scratch.left
         if self.prepare is not None:
             self.prepare_places(scratch, count)
         with nogil:
             compute(self.plans, scratch, count)
-        return at, self.put(scratch, count)
+        nbytes = self.put(scratch, count)
+        return at, nbytes, scratch.left
 
     def fill_arrays(self, Scratch scratch not None, list handles not None, list arrays not None):
         """Put what would be the first values of variables into arrays of as many bytes.
@@ -263,9 +284,12 @@ cdef class Bulk:
         cdef Plan *plan
         cdef Job *job
         scratch.node = NONE
+        scratch.left = False
         for at in range(first, last):
             if count[0] == CHUNK_ROWS or values >= CHUNK_BYTES or text >= CHUNK_TEXT:
                 return at
+            if handles is None and at + 16 < last and at + 16 < table.count:
+                self.look_ahead(at + 16)
             number = at if handles is None else (<Handle?>handles[at]).row
             if number >= table.count:
                 if in_slabs:
@@ -276,6 +300,7 @@ cdef class Bulk:
             if plan == NULL or not plan.known or is_part(self.graph, row.node) or (
                     in_slabs and (not is_tag(row.content) or is_filled(row.content))):
                 if in_slabs:
+                    scratch.left |= not is_filled(row.content)
                     continue
                 return at
             job = &scratch.jobs[count[0]]
@@ -284,20 +309,35 @@ cdef class Bulk:
             job.length = 0
             if not job.blank:
                 if plan.size > LARGE:
+                    scratch.left = True
                     continue
                 job.values = values
                 values += (plan.nbytes + 15) & ~<size_t>15
                 scratch.reserve(&scratch.values, &scratch.values_size, values)
             if plan.law.kind != LAW_CONSTANT:
                 job.text = text
-                text = self.write_path(scratch, text, plan, row.node, row.name)
-                job.length = text - job.text
+                job.length = self.write_path(scratch, text, plan, row.node, row.name) - text
+                text += (job.length + 127) & ~<size_t>127
             count[0] += 1
         return last
 
+    cdef inline void look_ahead(self, uint32_t row) noexcept:
+        """Have the text of a scope's last name fetched, in two steps: first what points to it."""
+        cdef Name *names = self.graph.names.names
+        cdef Node *nodes = self.graph.tree.nodes
+        cdef uint32_t node = self.graph.table.rows[row].node
+        if node != ROOT:
+            varscope_prefetch(&names[nodes[node].name])
+        node = self.graph.table.rows[row - 8].node
+        if node != ROOT:
+            varscope_prefetch(<char *>names[nodes[node].name].text + 32)
+
     cdef size_t write_path(self, Scratch scratch, size_t at, const Plan *plan, uint32_t node,
                            uint32_t name) except? 0:
-        """Write the message of a key, as randomness.path_message does; returns where it ends."""
+        """Write the message of a key, as randomness.path_message does; returns where it ends.
+
+        Zeros follow up to the end of its last block: see varscope_path_keys.
+        """
         cdef Name *names = self.graph.names.names
         cdef Node *nodes = self.graph.tree.nodes
         cdef PyObject *leaf = names[name].text
@@ -310,11 +350,11 @@ cdef class Bulk:
                 length += 8 + PyUnicode_GET_LENGTH(names[nodes[above].name].text)
                 above = nodes[above].parent
         end = at + length + 8 + PyUnicode_GET_LENGTH(leaf)
-        scratch.reserve(&scratch.text, &scratch.text_size, end)
+        scratch.reserve(&scratch.text, &scratch.text_size, end + 128)
         if node == scratch.node and plan.prefix == scratch.prefix:
-            memcpy(scratch.text + at, scratch.text + scratch.scope, length)
+            varscope_copy(scratch.text + at, scratch.text + scratch.scope, length)
         else:
-            memcpy(scratch.text + at, plan.prefix, plan.prefix_length)
+            varscope_copy(scratch.text + at, plan.prefix, plan.prefix_length)
             above, scratch.scope_length = node, length
             scratch.node, scratch.prefix = node, plan.prefix
             length += at
@@ -323,6 +363,7 @@ cdef class Bulk:
                 above = nodes[above].parent
         scratch.scope = at
         write_component(scratch.text, end, leaf)
+        memset(scratch.text + end, 0, 128)
         return end
 
     cdef int prepare_places(self, Scratch scratch, uint32_t count) except -1:
@@ -356,12 +397,17 @@ cdef class Bulk:
             row = &table.rows[job.row]
             # The place tells a row from all others of its dtype that have bytes at all.
             if job.row >= table.count or row.content != job.tag or row.spec != job.spec:
+                scratch.left = True
                 continue
             plan = &self.plans[job.spec]
             if not job.blank:
                 slab = &slabs.items[slabs.fits[job.spec].slab]
-                memcpy(<char *>slab.memory.buf + place_of(job.tag), scratch.values + job.values,
-                       plan.nbytes)
+                if plan.nbytes & 31:
+                    memcpy(<char *>slab.memory.buf + place_of(job.tag),
+                           scratch.values + job.values, plan.nbytes)
+                else:
+                    varscope_copy(<unsigned char *>slab.memory.buf + place_of(job.tag),
+                                  scratch.values + job.values, plan.nbytes)
             row.content = <PyObject *>(<size_t>row.content | FILLED)
             nbytes += plan.nbytes
         return nbytes
@@ -370,8 +416,20 @@ cdef class Bulk:
 cdef inline size_t write_component(unsigned char *text, size_t end, PyObject *component) noexcept:
     """Write a component behind its length, up to `end`; returns where that begins."""
     cdef uint64_t length = <uint64_t>PyUnicode_GET_LENGTH(component)
+    cdef const unsigned char *data = <const unsigned char *>PyUnicode_DATA(component)
+    cdef unsigned char *to = text + end - length
     cdef int i
-    memcpy(text + end - length, PyUnicode_DATA(component), length)
+    # Most are short: two copies of a fixed size that overlap cost less than a call.
+    if 4 <= length <= 8:
+        memcpy(to, data, 4)
+        memcpy(to + length - 4, data + length - 4, 4)
+    elif 8 <= length <= 16:
+        memcpy(to, data, 8)
+        memcpy(to + length - 8, data + length - 8, 8)
+    elif length < 4:
+        to[0], to[length >> 1], to[length - 1] = data[0], data[length >> 1], data[length - 1]
+    else:
+        memcpy(to, data, length)
     end -= length + 8
     for i in range(8):
         text[end + i] = <unsigned char>(length >> 8 * i)
@@ -394,7 +452,7 @@ cdef void compute(const Plan *plans, Scratch scratch, uint32_t count) noexcept n
             scratch.lengths[keyed] = jobs[i].length
             jobs[i].key = keyed
             keyed += 1
-    varscope_path_keys(scratch.messages, scratch.lengths, keyed, False, scratch.keys)
+    varscope_path_keys(scratch.messages, scratch.lengths, keyed, True, scratch.keys)
     groups = group(jobs, count, scratch.alike)
     for i in range(groups):
         plan = &plans[scratch.alike[i].spec]

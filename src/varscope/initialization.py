@@ -310,11 +310,14 @@ class Run:
 
     def small(self, share: Share, first: int, last: int, scratch: Scratch, slot: int) -> None:
         """Variables that are filled in one piece."""
-        at = first
+        at, left = first, not share.in_slabs
         while share.in_slabs and at < last and not self.stopped:
-            at, nbytes = share.bulk.run(scratch, share.variables, at, last)
+            at, nbytes, more = share.bulk.run(scratch, share.variables, at, last)
             self.done[slot] += nbytes
+            left |= more
             self.tick(slot)
+        if not left:
+            return
         rest = share.declared(share.small, first, last)
         while not self.stopped and (some := list(itertools.islice(rest, 256))):
             while some:
