@@ -453,6 +453,55 @@ def print_values(blocks, small, rounds):
     )
 
 
+# --- many variables at once ---------------------------------------------------------------------
+
+
+def initialized(variables, shape, initializer, threads=1):
+    """Seconds that the first values of so many variables take, in an arena."""
+    graph = vs.Graph(seed=1, storage="arena")
+    with graph.as_default():
+        for i in range(variables):
+            with vs.variable_scope(f"layer_{i}"):
+                vs.get_variable("w", shape, initializer=initializer)
+        start = clock()
+        vs.initialize(threads=threads)
+        return clock() - start
+
+
+def numpy_loop(variables):
+    """The same kind of values as plain NumPy code makes them."""
+    rng, d = np.random.default_rng(1), {}
+    start = clock()
+    for i in range(variables):
+        d[f"layer_{i}/w"] = rng.standard_normal(16, dtype=np.float32)
+    return clock() - start
+
+
+def touched_zeros(elements):
+    """Zeros as NumPy makes them, and every page of them touched."""
+    start = clock()
+    np.full(elements, 0, np.float32)
+    return clock() - start
+
+
+def print_initialize(variables, elements, rounds):
+    """Milliseconds; the first ratio is to be below 1."""
+    cases = [
+        (f"{variables:,} of shape [16]", partial(initialized, variables, [16], None),
+         f"a NumPy loop over {variables // 10:,}", partial(numpy_loop, variables // 10)),
+        (f"zeros, {variables:,} of shape [16]", partial(initialized, variables, [16], vs.zeros),
+         "np.full of all", partial(touched_zeros, 16 * variables)),
+        ("a large one, two threads",
+         partial(initialized, 1, [elements], vs.random_normal(), 2),
+         "one thread", partial(initialized, 1, [elements], vs.random_normal(), 1)),
+    ]  # fmt: skip
+    rows = []
+    for name, run, beside, run_beside in cases:
+        ours, others = alternately(run, run_beside, rounds)
+        rows.append((name, ours * 1e3, beside, others * 1e3, ours / others))
+    table("vs.initialize() in an arena", ("", "ms", "beside", "ms", "ratio"), rows)
+
+
 # --- the tables ---------------------------------------------------------------------------------
 
 
@@ -555,8 +604,10 @@ def main(arguments=None):
           f"{platform.python_version()}, {system}")  # fmt: skip
     print_statements(Data(1_000), [*CASES, FIRST_SIBLINGS], 15)
     print_values(16, 16_000, 5)
+    print_initialize(20_000, 1 << 22, 5)
     if quick:
         return
+    print_initialize(1_000_000, 1 << 26, 3)
     print_statements(Data(100_000), [*CASES, LAST_SIBLINGS], 5)
     print_growth([625, 6_250, 62_500], 5)
     print_memory([625, 62_500], 1_000_000)

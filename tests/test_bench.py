@@ -96,6 +96,16 @@ def test_the_table_of_values(ratios, capsys):
         assert 0 < numbers(line)[-1] < 100
 
 
+def test_the_table_of_many_variables(ratios, capsys):
+    ratios.print_initialize(variables=100, elements=1000, rounds=1)
+    title, head, *lines = capsys.readouterr().out.strip().splitlines()
+    assert title == "vs.initialize() in an arena"
+    assert head.split() == ["ms", "beside", "ms", "ratio"]
+    assert len(lines) == 3
+    for line in lines:
+        assert numbers(line)[-1] > 0
+
+
 @measures_memory
 def test_the_tables_of_memory(ratios, capsys):
     ratios.print_memory([50], reentries=1_000)
