@@ -399,3 +399,41 @@ def test_penalties_take_no_memory():
 
     grown()
     assert abs(grown(regularizer=l2(1e-4)) - grown()) < 20_000
+
+
+def test_one_object_for_the_same_settings_however_written():
+    for kind in (vs.l1_regularizer, vs.l2_regularizer):
+        one = kind(1.0)
+        assert kind(1) is one and kind(scale=1.0) is one and kind(np.float64(1)) is one
+    assert vs.random_normal(stddev=np.sqrt(0.25)) is vs.random_normal(0.0, 0.5)
+    assert vs.sum_regularizer([one]) is vs.sum_regularizer((one,))
+
+
+def test_what_users_derive_is_not_told_apart_by_its_text():
+    class Mine(vs.l2_regularizer):
+        def __init__(self, scale, factor):
+            super().__init__(scale)
+            object.__setattr__(self, "factor", factor)
+
+        def __call__(self, values):
+            return self.factor * super().__call__(values)
+
+    class Alike:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, values):
+            return self.factor
+
+        def __repr__(self):
+            return "Alike"
+
+    def derived(factor):
+        return vs.sum_regularizer([Mine(2.0, factor)])
+
+    def nested(factor):
+        return vs.sum_regularizer([vs.sum_regularizer([Alike(factor)])])
+
+    for make in (derived, nested):
+        made = [make(factor) for factor in (1, 2, 3)]
+        assert [regularizer([1.0]) for regularizer in made] == [1, 2, 3]

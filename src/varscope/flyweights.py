@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 PLAIN = frozenset({type(None), bool, int, float, complex, str})
@@ -25,13 +26,12 @@ class Flyweight(type):
         if found is not None:
             return found
         made = super().__call__(*args, **kwargs)
-        if key is None:
-            return made
-        # The same settings may be written in several ways: by keyword, or 1 for 1.0.
+        # The same settings may be written in several ways: by keyword, 1 for 1.0, or as a number
+        # of NumPy, of which they are made plain.
         settings = key_of(cls, (), vars(made))
         if settings is not None:
             made = Flyweight._made.setdefault(settings, made)
-        return Flyweight._made.setdefault(key, made)
+        return made if key is None else Flyweight._made.setdefault(key, made)
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -41,18 +41,24 @@ class Flyweight(type):
 
 
 def key_of(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Settings as a key that is equal only where they are the same; None where there is none.
-
-    By their texts: 0.0 equals -0.0, and 1 equals True.
-    """
+    """Settings as a key that is equal only where they are the same; None where there is none."""
     if not cls.__module__.startswith("varscope."):
         return None
-    for value in (*args, *kwargs.values()):
-        if type(value) not in PLAIN and not is_list_of_hooks(value):
-            return None
-    return cls, repr(args), repr(kwargs)
+    facts = [cls, len(args), *map(told_apart, args)]
+    for name, value in kwargs.items():
+        facts += name, told_apart(value)
+    return None if None in facts else tuple(facts)
 
 
-def is_list_of_hooks(value: Any) -> bool:
-    """Whether it holds only such objects: their texts tell them apart."""
-    return isinstance(value, (list, tuple)) and all(type(type(hook)) is Flyweight for hook in value)
+def told_apart(value: Any) -> Hashable:
+    """A fact that only the same setting has; None where there is none.
+
+    Plain ones by type and text: 0.0 equals -0.0, and 1 equals True.  A list of hooks by which
+    objects they are: whoever was made of them holds them, so that no others get their ids while
+    the key is there.  Not by their texts, which need not tell all about an object of users.
+    """
+    if type(value) in PLAIN:
+        return type(value), hex(value) if type(value) is int else repr(value)
+    if isinstance(value, (list, tuple)) and all(type(type(hook)) is Flyweight for hook in value):
+        return tuple(map(id, value))
+    return None
