@@ -14,10 +14,11 @@ from setuptools import Extension, setup
 strict = ["-Wall", "-Wextra", "-Werror"]
 strict += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
-# Random values are the same wherever they are computed: no multiplication and addition may become
-# one instruction that rounds once.  The other two say that nobody asks for floating-point
-# exceptions or errno, which would keep loops from being vectorised.  See src/core/kernels.h.
-exact = ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# Random values are the same wherever they are computed, whatever CFLAGS says: no multiplication
+# and addition may become one instruction that rounds once.  The last two say that nobody asks for
+# floating-point exceptions or errno, which would keep loops from being vectorised.  See
+# src/core/kernels.h.
+exact = ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 if sys.platform == "win32":
     exact = ["/fp:precise"]
 elif platform.machine() in ("i386", "i686"):

@@ -426,3 +426,14 @@ def test_a_class_stands_for_its_defaults(kind):
     np.testing.assert_array_equal(
         make(kind, [3, 3]).value(), make(kind(), [3, 3]).value()
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [vs.random_normal, vs.truncated_normal])
+@pytest.mark.parametrize("settings", [{"mean": 1e39}, {"stddev": 1e39}, {"mean": -1e39}], ids=str)
+def test_a_mean_or_stddev_that_the_dtype_cannot_hold(kind, settings):
+    assert np.isfinite(kind(**settings)([9], "float64")).all()
+    for dtype in ("float16", "float32"):
+        with pytest.raises(
+            vs.errors.InitializerError, match=f"{dtype}: mean and stddev must be from -[0-9]"
+        ):
+            kind(**settings)([9], dtype)

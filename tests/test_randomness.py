@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import varscope as vs
 from varscope import _scopecore, randomness
 from varscope.errors import InitializerError
 from varscope.randomness import Constant, Normal, TruncatedNormal, Uniform, fill, words
@@ -654,3 +656,32 @@ def test_columns_that_depend_on_each_other_become_orthonormal_too():
 def test_what_cannot_be_orthogonalized(matrix):
     with pytest.raises(ValueError, match="float64 matrix with no more columns than rows"):
         _scopecore.orthogonalize(matrix)
+
+
+def test_a_region_whose_ends_are_the_first_and_the_last_element():
+    corner = np.empty((2, 2), "float32")
+    fill(corner, Normal(0.0, 1.0), 7, 2**63 - 1, (-(2**62), -1))
+    for row, last in zip(corner, (2**63 - 1, 2**62 - 1), strict=True):
+        assert row[::-1].tolist() == values(Normal(0.0, 1.0), "float32", 2, 7, last - 1).tolist()
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+def test_nothing_at_all_backwards(shape):
+    v = vs.get_variable("v", shape, initializer=vs.random_normal())
+    assert v.initial_value((slice(None, None, -1),) * len(shape)).shape == shape
+
+
+def test_a_step_beyond_all_numbers():
+    v = vs.get_variable("v", [4, 10], initializer=vs.random_normal())
+    row = v.initial_value((slice(1, None, 10**30), slice(None, None, -(10**30))))
+    assert row.tolist() == [[v.numpy()[1, 9]]]
+
+
+@pytest.mark.parametrize("mean, stddev", [(-1.0, 1 - 2**-53), (1e16, 0.8)])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_truncated_means_within_two_stddev_without_any_rounding(mean, stddev, dtype):
+    if abs(mean) > 100 and dtype != np.float64:
+        mean = math.copysign(16.0, mean)
+    out = values(TruncatedNormal(mean, stddev), dtype, 10_000)
+    distances = {abs(Fraction(float(x)) - Fraction(mean)) for x in out}
+    assert max(distances) <= 2 * Fraction(stddev)

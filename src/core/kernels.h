@@ -637,8 +637,10 @@ static void varscope_fill_region(const varscope_law *law, const uint64_t key[2],
     int kept = 0;
     for (int i = 0; i < used; i++) {
         varscope_axis axis = axes[i];
-        if (kept > 0 && axes[kept - 1].step == axis.count * axis.step &&
-            axes[kept - 1].apart == axis.count * axis.apart)
+        /* without signs: where the elements end, the products may lie just behind 2**63 - 1 */
+        if (kept > 0 &&
+            (uint64_t)axes[kept - 1].step == (uint64_t)axis.count * (uint64_t)axis.step &&
+            (uint64_t)axes[kept - 1].apart == (uint64_t)axis.count * (uint64_t)axis.apart)
             axis.count *= axes[--kept].count;
         axes[kept++] = axis;
     }
@@ -653,7 +655,7 @@ static void varscope_fill_region(const varscope_law *law, const uint64_t key[2],
             first += (uint64_t)axes[i].step;
             if (++index[i] < axes[i].count) break;
             out -= axes[i].count * axes[i].apart;
-            first -= (uint64_t)(axes[i].count * axes[i].step);
+            first -= (uint64_t)axes[i].count * (uint64_t)axes[i].step;
             index[i] = 0;
         }
         if (i < 0) return;

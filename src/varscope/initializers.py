@@ -338,7 +338,18 @@ class random_normal(Initializer):
         self._settle(mean=mean, stddev=stddev, seed=optional_seed(self.seed))
 
     def drawn_from(self, shape: tuple[int, ...], dtype: np.dtype) -> Distribution:
+        self.check_range(dtype)
         return Normal(self.mean, self.stddev)
+
+    def check_range(self, dtype: np.dtype) -> None:
+        """Refuse numbers beyond those of a dtype: infinity less infinity is none."""
+        if shapes.is_floating(dtype):
+            most = randomness.finite_range(dtype)[1]
+            if max(abs(self.mean), self.stddev) > most:
+                raise InitializerError(
+                    f"{self!r} for dtype {dtype}: mean and stddev must be from {-most:g} to "
+                    f"{most:g}; write smaller ones, or a dtype that can hold them"
+                )
 
 
 @dataclass(frozen=True, repr=False)
@@ -349,6 +360,7 @@ class truncated_normal(random_normal):
     """
 
     def drawn_from(self, shape: tuple[int, ...], dtype: np.dtype) -> Distribution:
+        self.check_range(dtype)
         return TruncatedNormal(self.mean, self.stddev)
 
 

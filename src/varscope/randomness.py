@@ -13,6 +13,7 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -168,23 +169,25 @@ def float_law(distribution: Distribution, dtype: np.dtype, computed_as: int) -> 
     mean, stddev = float(distribution.mean), float(distribution.stddev)  # type: ignore[union-attr]
     if isinstance(distribution, Normal):
         return NORMAL, computed_as, size, mean, stddev, -math.inf, math.inf, 0, 0, b""
-    bottom, top = at_least(mean - 2 * stddev, dtype), at_most(mean + 2 * stddev, dtype)
+    # Without rounding: that of mean - 2 * stddev may lie further away.
+    cut = 2 * Fraction(stddev)
+    bottom, top = at_least(Fraction(mean) - cut, dtype), at_most(Fraction(mean) + cut, dtype)
     if bottom > top:
         bottom = top = nearest(mean, dtype)
     return TRUNCATED, computed_as, size, mean, stddev, bottom, top, 0, 0, b""
 
 
-def nearest(x: float, dtype: np.dtype) -> float:
+def nearest(x: float | Fraction, dtype: np.dtype) -> float:
     """The finite value of a dtype next to x."""
     least, most = finite_range(dtype)
-    return float(dtype.type(min(max(x, least), most)))
+    return float(dtype.type(float(min(max(x, least), most))))
 
 
 def neighbour(x: float, towards: float, dtype: np.dtype) -> float:
     return float(np.nextafter(dtype.type(x), dtype.type(towards)))
 
 
-def at_least(low: float, dtype: np.dtype) -> float:
+def at_least(low: float | Fraction, dtype: np.dtype) -> float:
     """The smallest finite value that is not below low, or else the largest.
 
     >>> import numpy as np
@@ -195,7 +198,7 @@ def at_least(low: float, dtype: np.dtype) -> float:
     return value if value >= low else neighbour(value, finite_range(dtype)[1], dtype)
 
 
-def at_most(high: float, dtype: np.dtype) -> float:
+def at_most(high: float | Fraction, dtype: np.dtype) -> float:
     """The largest finite value that is not above high, or else the smallest."""
     value = nearest(high, dtype)
     return value if value <= high else neighbour(value, finite_range(dtype)[0], dtype)
@@ -274,6 +277,8 @@ def fill(
     facts = law(distribution, out.dtype)
     if out.size == 0:
         return  # it begins nowhere, and `first` may be anything
+    # Where an axis has one element, the step to the next may be beyond all numbers.
+    steps = tuple(step if dim > 1 else 0 for dim, step in zip(out.shape, steps, strict=True))
     if facts is not None:
         # The buffer protocol knows no bfloat16: bits are bits.
         _scopecore.fill(out.view(f"u{out.dtype.itemsize}"), facts, key, first, steps)
