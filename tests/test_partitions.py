@@ -163,7 +163,7 @@ class Endless(list):
     [
         [2], [2, 1, 1], [], [0, 1], [-1, 1], [True, 1], [2.0, 1], [2, None], [np.True_, 1],
         [8, 1], [1, 3], [2, 2], "21", b"21", None, 2, {2: 1}, {2, 1}, iter([2, 1]), [2**63, 1],
-        np.array([2.0, 1.0]), np.array([[2, 1], [2, 1]]), Endless([1]), Endless(),
+        np.array([2.0, 1.0]), np.array([[2, 1], [2, 1]]), np.array(2), Endless([1]), Endless(),
     ],
     ids=repr,
 )  # fmt: skip
@@ -435,6 +435,25 @@ def test_the_whole_is_computed_once_where_it_must_be():
     assert v[0].numpy().tolist() == [[0, 0]] * 3 and asked == [(7, 2)]
     v.initialize(force=True)
     assert v.numpy().tolist() == ramp((7, 2), "float32").tolist()
+    assert asked == [(7, 2)] * 2
+
+
+def test_what_is_made_anew_comes_from_one_call():
+    numbers = iter(range(10))
+    v = parted(initializer=lambda shape, dtype: np.full(shape, next(numbers), dtype))
+    v[1].initialize()
+    v.initialize(force=True)
+    assert (v.numpy() == 1).all() and [shard.version for shard in v] == [2] * len(v)
+
+
+def test_what_is_made_anew_in_parts():
+    def initializer(shape, dtype, partition_info):
+        return np.full(shape, partition_info.var_offset[0], dtype)
+
+    v = parted(n=2, initializer=initializer)
+    v.assign(np.ones((7, 2)))
+    v.initialize(force=True)
+    assert v.numpy()[:, 0].tolist() == [0, 0, 0, 0, 4, 4, 4]
 
 
 def test_an_initializer_that_takes_partition_info_is_asked_for_its_part():

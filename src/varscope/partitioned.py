@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 import numpy as np
 
+from varscope import initializers
 from varscope._scopecore import Registry, Spec, swap_live
 from varscope.errors import ArgumentTypeError, VariableExistsError, WithdrawnError
 from varscope.partitioners import Slicing
@@ -159,8 +160,21 @@ class PartitionedVariable(Valued):
 
     def initialize(self, force: bool = False) -> Self:
         """Make the first values of all shards; with `force`, in place of later ones too."""
-        for shard in self._live_shards():
+        shards = self._live_shards()
+        if force and initializers.drawn_from(self._spec, Part.of_whole(self.shape)) is None:
+            return self._returned_anew(shards)
+        for shard in shards:
             shard.initialize(force)
+        return self
+
+    def _returned_anew(self, shards: list[Variable]) -> Self:
+        """What the initializer returns now; one that is asked for the whole is asked once."""
+        for i, shard in enumerate(shards):
+            part = self._kept.slicing.part(i)
+            values, given = shard._returned(self._path, part)
+            if given != part:
+                return self._store(values)
+            shard._store(values)
         return self
 
     def initial_value(self, index: Any = ...) -> np.ndarray:
@@ -178,9 +192,12 @@ class PartitionedVariable(Valued):
 
     # --- writing
     def _store(self, value: np.ndarray) -> Self:
-        """Cut a value of the whole among the shards; all of them get their part, or none."""
+        """Cut a value of the whole among the shards.
+
+        What can fail comes first: the cast, then the memory of shards that have none yet.  Where
+        that ends, those that got some have their part of the value, and the others what they had.
+        """
         shards, slicing = self._live_shards(), self._kept.slicing
-        # What can fail comes first: the cast, then the memory of shards that have none yet.
         value = value.astype(self.dtype, copy=False)
         for i in sorted(range(len(shards)), key=lambda i: shards[i].initialized):
             shards[i]._store(value[slicing.part(i).index])

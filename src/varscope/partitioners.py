@@ -178,7 +178,8 @@ def call_partitioner(
 ) -> tuple[int, ...]:
     """What a partitioner returns for a variable, checked."""
     result = partitioner(shape=shape, dtype=dtype)
-    if isinstance(result, (str, bytes)) or not isinstance(result, (Sequence, np.ndarray)):
+    listed = result.ndim > 0 if isinstance(result, np.ndarray) else isinstance(result, Sequence)
+    if isinstance(result, (str, bytes)) or not listed:
         raise PartitionerError.bad_result(name, shape, result, f"a {type(result).__name__}")
     if len(result) != len(shape):
         raise PartitionerError.bad_result(name, shape, result, f"of length {len(result)}")
