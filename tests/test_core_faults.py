@@ -213,6 +213,39 @@ def test_a_withdrawn_variable_gives_back_no_name_that_others_had_since():
     assert len(set(names)) == 3
 
 
+def test_withdrawing_a_name_that_was_never_renamed_leaves_no_counter():
+    graph = vs.get_default_graph()
+    graph.unique_name("a/v")
+
+    def failing(getter, name, *args, **kwargs):
+        for i in range(3):
+            getter(f"{name}{i}", *args, **kwargs)
+        getter("a/v", *args, **kwargs)
+        raise KeyError
+
+    before = graph._op_state()
+    with pytest.raises(KeyError):
+        vs.get_variable("w", [1], custom_getter=failing)
+    assert graph._op_state() == before and len(graph) == 0
+    assert vs.get_variable("a/v", [1]).op_name == "a/v_1"
+
+
+def test_withdrawing_many_that_were_renamed_takes_no_look_at_the_others():
+    """Each look at all of them would make this a matter of minutes."""
+    graph, n = vs.get_default_graph(), 50_000
+    for i in range(n):
+        graph.unique_name(f"v/part_{i}")
+
+    def failing(getter, name, *args, **kwargs):
+        getter(name, *args, **kwargs)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        vs.get_variable("v", [n], partitioner=vs.fixed_size_partitioner(n), custom_getter=failing)
+    assert len(graph) == 0
+    assert vs.get_variable("v/part_0", [1]).op_name == "v/part_0_1"
+
+
 def test_what_a_failing_getter_created_goes_though_another_swallows_the_error():
     def inner(getter, name, *args, **kwargs):
         kept = getter(name + "_kept", *args, **kwargs)

@@ -207,11 +207,15 @@ cdef class Registry:
             return 0
         content = self.table.rows[row].content
         name = self.table.rows[row].name
-        if self.renamed.get(row, NONE) + 1 == self.op_names.get(
-                creation.scope.node, creation.scope.index, name):
-            self.use(&creation.scope, name, creation.counter)      # nobody has raised it since
-        self.renamed = {key - (key > row): suffix for key, suffix in self.renamed.items()
-                        if key != row}
+        if self.renamed:
+            if row in self.renamed and self.renamed[row] + 1 == self.op_names.get(
+                    creation.scope.node, creation.scope.index, name):
+                self.use(&creation.scope, name, creation.counter)  # nobody has raised it since
+            if row + 1 == self.table.count:    # as a rule: what came last is taken out first
+                self.renamed.pop(row, None)
+            else:
+                self.renamed = {key - (key > row): suffix for key, suffix in self.renamed.items()
+                                if key != row}
         self.table.remove(row)
         if self.slabs is not None and row < self.slabs.placed:
             self.slabs.placed -= 1             # its place stays empty: views may still show it
@@ -364,7 +368,7 @@ cdef class Registry:
         if op_names.counters.slots != NULL:
             for i in range(op_names.counters.mask + 1):
                 slot = op_names.counters.slots[i]
-                if slot.value != NONE:
+                if slot.value != NONE and slot.value != 0:     # 0: what had it was withdrawn
                     counters.append((self.join(slot.a, slot.b), slot.value))
         if op_names.places.slots != NULL:
             for i in range(op_names.places.mask + 1):
