@@ -1041,3 +1041,10 @@ def test_out_of_memory_at_any_time(what):
         pytest.skip("CPython 3.13 crashes where there is no memory for a nested function")
     done = subprocess.run([sys.executable, "-c", NOMEMORY, what], capture_output=True, text=True)
     assert done.stdout == "0 True\n", done.stderr
+
+
+def test_one_that_is_missing_may_be_meant_for_one_in_parts():
+    with vs.variable_scope("a", partitioner=cut(2)):
+        vs.get_variable("kernel", [4])
+    with vs.variable_scope("a", reuse=True), pytest.raises(ValueError, match="names: a/kernel;"):
+        vs.get_variable("kernels")

@@ -302,7 +302,7 @@ cdef class Registry:
         (<Creation>creations[0]).partition = key
         if journal is not None:
             journal.extend(creations)
-        # From here on no code but this runs, so nobody sees some of the parts.
+        # Until all are there no code but this runs, so nobody sees some of the parts.
         collecting = hold_collector()
         try:
             if not self.can_hold(node, name, parts):
@@ -312,11 +312,13 @@ cdef class Registry:
                 self.put(below, <uint32_t>parts[i], <uint32_t>ids[i], site, <Handle>handles[i],
                          <Creation>creations[i])
             self.names.names[name].of_partition = True
+            PyErr_CheckSignals()               # one that came meanwhile, while it can be taken back
         except BaseException:
             for creation in reversed(creations):
                 if creation.handle is not None:
                     self.withdraw(creation)
-            self.partitions.pop(key, None)
+            if self.partitions.get(key) is kept:
+                del self.partitions[key]
             raise
         finally:
             release_collector(collecting)

@@ -318,6 +318,10 @@ def missing(request: VariableRequest) -> VariableMissingError:
 
         scope, _, leaf = name.rpartition("/")
         candidates = graph._leaves_like(scope, leaf, 2000)
+        for path, _ in graph._partitions():  # which have no rows
+            above, _, last = path.rpartition("/")
+            if (above == scope or last == leaf) and len(candidates) < 4000:
+                candidates.append(path)
         return difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
 
     return VariableMissingError.of(
