@@ -551,3 +551,33 @@ def test_a_variable_that_was_withdrawn_can_still_be_looked_at():
         with pytest.raises(RuntimeError, match="withdrawn"):
             use(kept[0])
     assert vs.get_variable("w", [2]) is not kept[0]
+
+
+@each_copy
+def test_what_lies_in_collections_finds_its_variables_in_a_copy(duplicate):
+    graph = vs.Graph(seed=1)
+    with graph.as_default(), vs.variable_scope("s", regularizer=vs.l2_regularizer(0.5)):
+        v = vs.get_variable("v", [4], partitioner=vs.fixed_size_partitioner(2))
+        w = vs.get_variable("w", [3])
+        for loss in graph.get_regularization_losses():
+            graph.add_to_collection("losses", loss)
+        graph.add_to_collection("lists", {"all": [v, w, v[1]]})
+    twin = duplicate(graph)
+    (found,) = twin.get_collection("lists")
+    assert found["all"][0] is twin["s/v"] and found["all"][1] is twin["s/w"]
+    assert found["all"][2] is twin["s/v"][1]
+    ours, theirs = graph.get_collection("losses"), twin.get_collection("losses")
+    assert [loss.value() for loss in theirs] == [loss.value() for loss in ours]
+    assert [loss.graph for loss in theirs] == [twin] * 2
+    alone = pickle.loads(pickle.dumps(w))
+    assert alone is alone.graph["s/w"] is alone.graph.get_collection("lists")[0]["all"][1]
+
+
+def test_a_shallow_copy_of_a_graph_is_another_graph():
+    graph = vs.Graph(seed=1)
+    with graph.as_default():
+        v = vs.get_variable("v", [3])
+        graph.add_to_collection("mine", v)
+    twin = copy.copy(graph)
+    assert twin["v"] is not v and twin["v"].numpy().tolist() == v.numpy().tolist()
+    assert twin.get_collection("mine") == [twin["v"]]

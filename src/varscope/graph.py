@@ -252,6 +252,20 @@ class Graph(Registry):
         return f"<Graph {id(self):#x} of {len(self):,} variables>"
 
     def __reduce__(self) -> tuple[type[Graph], tuple[Any, ...], dict[str, Any]]:
+        state = {
+            "contents": Contents(self),
+            # A variable of this graph cannot be looked up before the rows are there.
+            "extras": {
+                key: [(place, *self._packed(value)) for place, value in entries]
+                for key, entries in self._extras.items()
+            },
+            "finalized": self.finalized,
+        }
+        storage = self.storage.for_copy()
+        return Graph, (self._seed,) if isinstance(storage, Heap) else (self._seed, storage), state
+
+    def _contents(self) -> dict[str, Any]:
+        """The variables and what is known of names, for a copy."""
         rows = []
         for row, variable in enumerate(self.variables):
             content = self._values(variable)
@@ -264,21 +278,13 @@ class Graph(Registry):
                     content,
                 )
             )
-        state = {
+        return {
             "rows": rows,
             "partitions": [
                 (path, kept.spec, kept.slicing.partitions) for path, kept in self._partitions()
             ],
             "op_names": self._op_state(),
-            # A variable of this graph cannot be looked up before the rows are there.
-            "extras": {
-                key: [(place, *self._packed(value)) for place, value in entries]
-                for key, entries in self._extras.items()
-            },
-            "finalized": self.finalized,
         }
-        storage = self.storage.for_copy()
-        return Graph, (self._seed,) if isinstance(storage, Heap) else (self._seed, storage), state
 
     def _values(self, variable: Variable) -> tuple[np.ndarray, int] | None:
         """(array, version) of a variable that has values."""
@@ -301,21 +307,41 @@ class Graph(Registry):
             return find_partitioned(self, place)
         return value if place is None else self._handle(place)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for path, spec, suffix, site, _ in state["rows"]:
+    def _take_over(self, contents: dict[str, Any]) -> None:
+        """Become what `_contents` tells of."""
+        for path, spec, suffix, site, _ in contents["rows"]:
             self._load(path, spec, suffix, site)
-        for row, (*_, content) in enumerate(state["rows"]):
+        for row, (*_, content) in enumerate(contents["rows"]):
             if content is not None:
                 self._handle(row)._restore(*content)
-        for path, spec, partitions in state["partitions"]:
+        for path, spec, partitions in contents["partitions"]:
             self._load_partition(path, Partition(spec, Slicing.of(spec.shape, partitions)))
-        self._load_op_state(state["op_names"])
+        self._load_op_state(contents["op_names"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        contents = state["contents"]
+        if contents is not None:  # of `copy.copy`, which takes over the object as it is
+            self._take_over(contents.graph._contents())
         self._extras = {
             key: [(place, self._unpacked(*packed)) for place, *packed in entries]
             for key, entries in state["extras"].items()
         }
         if state["finalized"]:
             self.finalize()
+
+
+class Contents:
+    """Stands for the variables of a graph while it is copied or pickled.
+
+    A copy of this is made before what comes behind it, and fills the graph: so whatever lies in
+    collections, lists of variables and losses of them too, finds its variables there.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Graph, dict[str, Any]]]:
+        return Graph._take_over, (self.graph, self.graph._contents())
 
 
 class Variables(Sequence[Variable]):
