@@ -201,7 +201,7 @@ class constant(Initializer):
     def __post_init__(self) -> None:
         try:
             values = np.array(self.value)
-        except ValueError as error:
+        except (ValueError, Warning) as error:  # the latter by NumPy 1.23, of ragged lists
             raise InitializerError(f"constant of {self.value!r:.100}: {error}") from None
         if values.dtype.kind in "OSUMmV" and not shapes.is_floating(values.dtype):
             raise ArgumentTypeError.of("constant", "a number or an array of numbers", self.value)
@@ -595,7 +595,7 @@ def as_value(initializer: Any) -> np.ndarray:
     kinds = {bool: np.bool_, int: np.int32, float: np.float32}
     try:
         value = np.array(initializer, dtype=kinds.get(type(initializer)))
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, Warning) as error:
         raise InitializerError(
             f"the initializer {initializer!r:.100} is no array or number that can be kept: {error}"
         ) from None
