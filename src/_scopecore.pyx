@@ -13,7 +13,6 @@ from cpython.object cimport PyObject, PyObject_Hash, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
-from posix.unistd cimport getpid
 
 import contextvars
 import gc
@@ -37,10 +36,19 @@ cdef extern from *:
     static inline int varscope_instruction(PyObject *frame) {
         return PyFrame_GetLasti((PyFrameObject *)frame);
     }
+
+    #ifdef _WIN32
+    #include <process.h>
+    #define varscope_process _getpid
+    #else
+    #include <unistd.h>
+    #define varscope_process getpid
+    #endif
     """
     PyObject *PyEval_GetFrame "varscope_frame"() noexcept
     object PyFrame_GetCode "varscope_code"(PyObject *frame)
     int PyFrame_GetLasti "varscope_instruction"(PyObject *frame) noexcept
+    int getpid "varscope_process"() noexcept
     bint free_threaded "VARSCOPE_FREE_THREADED"
     bint collects_anywhere "(PY_VERSION_HEX < 0x030C0000)"
 

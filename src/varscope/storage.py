@@ -355,12 +355,14 @@ class Arena(SlabStorage):
 def anonymous(dtype: np.dtype, nbytes: int, least: int) -> mmap.mmap:
     """A range of so many addresses, or half, or a quarter ..., that takes no memory yet."""
     # Private, so that a fork has its own values, as on the heap.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    options: dict[str, int] = {}
+    if sys.platform != "win32":
+        options["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     if sys.platform == "linux":
-        flags |= getattr(mmap, "MAP_NORESERVE", 0x4000)  # in Python's mmap since 3.13
+        options["flags"] |= getattr(mmap, "MAP_NORESERVE", 0x4000)  # in Python's mmap since 3.13
     while True:
         try:
-            return mmap.mmap(-1, nbytes, flags=flags)
+            return mmap.mmap(-1, nbytes, **options)
         except (OSError, OverflowError) as error:
             if nbytes // 2 < least:
                 raise StorageFullError.refused(dtype, nbytes, error) from None
