@@ -487,6 +487,52 @@ def test_variables_that_are_created_meanwhile_are_left_alone():
     assert not graph["new"].initialized
 
 
+@pytest.mark.parametrize("size", [3, 1_000_000])
+@pytest.mark.parametrize("filled", [False, True])
+@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_variables_that_go_meanwhile(storage, chosen, filled, size):
+    """Between two reports of progress a getter of another thread fails, and takes some out."""
+    graph = vs.Graph(seed=1, storage=storage)
+    made, go, gone = threading.Event(), threading.Event(), threading.Event()
+    variables = []
+
+    def failing(getter, name, *args, **kwargs):
+        variables.extend(getter(f"{name}_{i}", *args, **kwargs) for i in range(2000 // size + 1))
+        if filled:
+            vs.initialize(variables)
+        made.set()
+        go.wait(60)
+        raise KeyError
+
+    def create():
+        scope = vs.variable_scope("failing", custom_getter=failing)
+        with contextlib.suppress(KeyError), graph.as_default(), scope:
+            vs.get_variable("w", [size])
+        gone.set()
+
+    def report(done, total):
+        go.set()
+        gone.wait(60)
+
+    with graph.as_default():
+        if not filled:
+            vs.get_variable("before", [size])
+        thread = threading.Thread(target=create)
+        thread.start()
+        made.wait(60)
+        for name in ("behind", "last"):
+            vs.get_variable(name, [size])
+        vs.initialize([*graph.variables] if chosen else None, progress=report)
+        thread.join()
+    assert [v.op_name for v in graph.variables][-2:] == ["behind", "last"]
+    assert len(graph) == 2 + (not filled)
+    for v in graph.variables:
+        assert v.initialized
+        np.testing.assert_array_equal(v, v.initial_value())
+    assert not graph.storage._fillings
+
+
 def test_rows_that_move_meanwhile():
     """A getter that fails takes its variables out, and the rows behind them move up."""
     for storage in STORAGES:

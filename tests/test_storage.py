@@ -141,6 +141,13 @@ def test_elements_of_no_bytes(make, storage):
     assert graph.flat("V0").size == 0
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("dtype", ["S0", "U0"])
+def test_text_of_no_bytes(make, storage, dtype):
+    [v] = declare(make(storage), [((3,), dtype)], initializer=vs.zeros)
+    assert v.value().shape == (3,)
+
+
 SIZES = st.lists(
     st.tuples(
         st.sampled_from([(), (0,), (1,), (7,), (16,), (3, 5), (70_000,), (300, 1001)]),
@@ -481,6 +488,80 @@ def test_a_file_size_limit_is_an_error(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
     )  # fmt: skip
     assert done.stdout == "refused\n", done.stderr
+
+
+# --- what changes between declaring and filling
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("others", [0, 300])
+def test_a_variable_that_gets_its_device_when_it_has_a_place(make, storage, others):
+    """The function that names the device reads a later variable: so this one is placed first."""
+
+    def device(variable):
+        vs.get_variable("beside", [3], initializer=vs.ones).initialize()
+        return "cpu"
+
+    with make(storage).as_default():
+        for i in range(others):
+            vs.get_variable(f"other_{i}", [i + 1])
+        v = vs.get_variable("v", [5], initializer=vs.ones, caching_device=device)
+        assert not v.initialized
+        if others:
+            vs.initialize()
+        assert v.value().tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("sizes", [(3, 4), (3, 70_000), (70_000, 3), (70_000, 80_000)])
+def test_two_threads_that_find_two_shapes(make, storage, sizes):
+    """One of them counts; the other is an error, and nothing lies over anything else."""
+    both, made = threading.Barrier(2), iter(sizes)
+
+    def initializer(shape, dtype):
+        values = np.ones(next(made), dtype)
+        both.wait()
+        return values
+
+    graph = make(storage)
+    with graph.as_default():
+        v = vs.get_variable("v", None, initializer=initializer, validate_shape=False)
+        w = vs.get_variable("w", [40], initializer=vs.zeros)
+    found = []
+
+    def read():
+        try:
+            found.append(v.value().shape)
+        except errors.ShapeMismatchError as error:
+            found.append(error.expected)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [v.shape] * 2
+    assert v.shape in [(size,) for size in sizes]
+    assert v.value().tolist() == [1] * v.size
+    assert w.value().tolist() == [0] * 40
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_an_interrupted_first_value_is_nobody_elses(make, storage, monkeypatch):
+    """Objects of variables are reused: what one has begun must not be taken for another's."""
+    graph = make(storage)
+    declare(graph, [((300_000,), "float32")] * 2)
+    with monkeypatch.context() as patched:
+
+        def interrupted(variable, filling):
+            filling.step()
+            raise KeyboardInterrupt
+
+        patched.setattr(graph.storage, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            graph["v0"].value()
+    for name in ("v1", "v0"):
+        np.testing.assert_array_equal(graph[name].value(), graph[name].initial_value())
 
 
 # --- copies

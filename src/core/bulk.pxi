@@ -318,7 +318,8 @@ cdef class Bulk:
                     continue
                 job.values = values
                 values += (plan.nbytes + 15) & ~<size_t>15
-                scratch.reserve(&scratch.values, &scratch.values_size, values)
+                # One byte more: what has none must not be copied from nowhere.
+                scratch.reserve(&scratch.values, &scratch.values_size, values + 1)
             if plan.law.kind != LAW_CONSTANT:
                 job.text = text
                 job.length = self.write_path(scratch, text, plan, row.node, row.name) - text

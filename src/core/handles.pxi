@@ -150,8 +150,18 @@ cdef class Handle:
 
     @_spec.setter
     def _spec(self, Spec spec not None):
+        """Nothing where another thread has settled another shape meanwhile: that one counts."""
+        cdef Spec now
+        cdef uint32_t number
         self.check()
-        self.graph.table.rows[self.row].spec = self.graph.spec_id(spec)
+        number = self.graph.spec_id(spec)
+        if self.graph.slabs is not None:
+            # The row may have its place already, and who has a place is known to have a fit.
+            self.graph.slabs.look_up(number)
+        self.check()
+        now = self.graph.specs[self.graph.table.rows[self.row].spec]
+        if now.size < 0 or now.shape == spec.shape:
+            self.graph.table.rows[self.row].spec = number
 
     @property
     def _whole(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import operator
@@ -157,8 +158,8 @@ class Share:
         self.in_slabs = not isinstance(self.graph.storage, Heap)
         if self.in_slabs:
             self.graph.storage.expect(self.graph._place_rows(self.variables, self.last))
+        specs = self.graph._all_specs()  # before the plans are laid out, for at most as many
         self.bulk = Bulk(self.graph, self.graph.storage.preparation())
-        specs = self.graph._all_specs()
         # By spec: is it drawn from a distribution, in one piece or block by block?
         self.small, self.large = bytearray(len(specs)), bytearray(len(specs))
         self.other = bytearray(len(specs))
@@ -197,7 +198,10 @@ class Share:
 
     def empty(self, variable: Variable) -> np.ndarray:
         """An array for a small variable, in bytes: the buffer protocol does not know all dtypes."""
-        number = variable._spec_number
+        try:
+            number = variable._spec_number
+        except WithdrawnError:
+            return np.empty(0, np.uint8)  # nothing comes of it
         if number not in self.raw:
             spec: Any = variable._spec
             self.raw[number] = spec.shape, np.dtype(f"V{spec.itemsize}")
@@ -211,21 +215,27 @@ class Share:
         last = self.last if last is None else last
         if self.variables is not None:
             for variable in self.variables[first:last]:
-                if not variable._withdrawn and not variable._filled and of_kind(variable, kind):
+                if self.is_declared(variable, kind):
                     yield variable
             return
         while first < last:
             rows, first = unfilled_rows(self.graph, kind, first, last, 256)
             for row in rows:
-                variable = self.graph._handle(row)
-                if not variable._filled and self.wants(variable._spec):
+                try:
+                    variable = self.graph._handle(row)
+                except IndexError:
+                    continue  # rows moved up
+                if self.is_declared(variable, None):
                     yield variable
 
-
-def of_kind(variable: Variable, kind: bytearray | None) -> bool:
-    """Whether a variable's spec is marked; a spec that is newer than the marks is not."""
-    number = variable._spec_number
-    return kind is None or (number < len(kind) and bool(kind[number]))
+    def is_declared(self, variable: Variable, kind: bytearray | None) -> bool:
+        """Whether it has no values and its spec is marked; one newer than the marks is not."""
+        try:
+            number = variable._spec_number
+            marked = kind is None or (number < len(kind) and bool(kind[number]))
+            return not variable._filled and marked and self.wants(variable._spec)
+        except WithdrawnError:  # in this moment, by another thread
+            return False
 
 
 class Run:
@@ -269,6 +279,8 @@ class Run:
                 time.sleep(0.0005)
             # What nobody took: parts of larger variables, and rows that moved up meanwhile.
             for share in self.shares:
+                if share.variables is None:
+                    share.first = share.graph._first_unfilled()
                 for variable in share.declared(None):
                     if self.errors:
                         break
@@ -324,7 +336,8 @@ class Run:
                 arrays = [] if share.in_slabs else [share.empty(variable) for variable in some]
                 filled = share.bulk.fill_arrays(scratch, some, arrays)
                 for variable, array in zip(some[:filled], arrays, strict=False):
-                    variable._own(array.view(variable.dtype))
+                    with contextlib.suppress(WithdrawnError):
+                        variable._own(array.view(variable.dtype))
                     self.done[slot] += array.nbytes
                 self.tick(slot)
                 if filled < len(some):  # parts of larger variables, and dtypes of few
@@ -334,20 +347,29 @@ class Run:
     def large(self, share: Share, first: int, last: int, scratch: Scratch, slot: int) -> None:
         """Variables that are filled block by block."""
         for variable in share.declared(share.large, first, last):
-            filling = variable._drawing()
-            if filling is None:
-                self.one(variable, slot)
-                continue
-            storage, opened = share.graph.storage, (variable, filling)
-            self.open.append(opened)
             try:
-                self.blocks(filling, slot)
-                if not self.stopped:
-                    storage.finish(variable, filling)
-            finally:
-                self.open.remove(opened)
-                if not variable._filled:
-                    storage.give_up(filling)
+                filling = variable._drawing()
+                if filling is None:
+                    self.one(variable, slot)
+                else:
+                    self.begun(share, variable, filling, slot)
+            except WithdrawnError:
+                if not variable._withdrawn:
+                    raise
+
+    def begun(self, share: Share, variable: Variable, filling: Filling, slot: int) -> None:
+        """Do a filling with whoever helps."""
+        self.open.append((variable, filling))
+        done = False
+        try:
+            self.blocks(filling, slot)
+            if not self.stopped:
+                share.graph.storage.finish(variable, filling)
+                done = True
+        finally:
+            self.open.remove((variable, filling))
+            if not done:
+                share.graph.storage.give_up(filling)
 
     def assist(self, slot: int) -> bool:
         """Do blocks of what other threads have begun; False where there is nothing to do."""
@@ -363,12 +385,14 @@ class Run:
 
     def one(self, variable: Variable, slot: int) -> None:
         """A variable by itself, as when it is read."""
-        counted = variable._spec.size >= 0
         try:
+            nbytes = max(variable._spec.size, 0) * variable._spec.itemsize
             variable._materialised()
         except WithdrawnError:
-            return  # the custom getter that created it raised
-        self.done[slot] += variable.nbytes if counted else 0
+            if variable._withdrawn:
+                return  # the custom getter that created it raised
+            raise  # an initializer reads another one that is
+        self.done[slot] += nbytes
         self.tick(slot)
 
     # --- progress

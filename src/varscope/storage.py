@@ -122,6 +122,18 @@ class Storage:
         """Leave a filling that was interrupted."""
         end_filling(self._fillings, filling)  # whoever helps has the array, and goes on
 
+    def _offered(self, variable: Variable, new: Filling) -> Filling | None:
+        """The filling that is under way, or the new one; None where there are values."""
+        filling: Filling = begin_filling(self._fillings, new)
+        try:
+            if not variable._filled:
+                return filling
+        except WithdrawnError:
+            end_filling(self._fillings, filling)
+            raise
+        end_filling(self._fillings, new)
+        return None
+
     def _begin(
         self, variable: Variable, shape: tuple[int, ...], law: Any, key: int, first: int
     ) -> Filling | None:
@@ -171,12 +183,10 @@ class Heap(Storage):
         self, variable: Variable, shape: tuple[int, ...], law: Any, key: int, first: int
     ) -> Filling | None:
         array = np.empty(shape, variable.dtype)
+        # The one handle of the variable, and by being here the one that remains so: a filling that
+        # was interrupted must not be taken for that of another variable.
         new = Filling(variable, array, as_bytes(array), array.size, law, key, first, None)
-        filling = begin_filling(self._fillings, new)
-        if variable._filled:
-            end_filling(self._fillings, new)
-            return None
-        return filling
+        return self._offered(variable, new)
 
     def _put(self, variable: Variable, own: np.ndarray) -> bool:
         return variable._own(own)
@@ -236,7 +246,7 @@ class SlabStorage(Storage):
         return self._put(variable, np.ascontiguousarray(values, variable.dtype))
 
     def _put(self, variable: Variable, own: np.ndarray) -> bool:
-        if own.dtype.itemsize == 0:  # no bytes to lie anywhere
+        if variable.dtype.itemsize == 0:  # no bytes to lie anywhere; NumPy makes one of some
             return variable._own(own.reshape(variable.shape))  # type: ignore[arg-type]
         if own.size <= LARGE:
             place = variable._place()
@@ -281,9 +291,8 @@ class SlabStorage(Storage):
         out = self._ranges[dtype].bytes[place : place + size * dtype.itemsize]
         new = Filling((dtype, place), None, out, size, law, key, first, source)
         variable._mark(False)
-        filling = begin_filling(self._fillings, new)
-        if variable._filled:
-            end_filling(self._fillings, new)
+        filling = self._offered(variable, new)
+        if filling is None:
             return None, None
         return filling, new
 
