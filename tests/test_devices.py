@@ -114,7 +114,43 @@ def test_what_fails_to_change_the_value_renews_nothing(device):
     for wrong in ([1, 2], [1j, 1j, 1j]):
         with pytest.raises(ValueError):
             v.assign(wrong)
+        with pytest.raises((ValueError, TypeError)):
+            v[...] = wrong
+        with pytest.raises((ValueError, TypeError)):
+            np.add(v, wrong, out=v)
     assert v.value() is before
+
+
+FAILING_CHANGES = {
+    "out": lambda v: np.divide(v, 0, out=v),
+    "setitem": lambda v: v.__setitem__(..., np.full(3, 1e300)),
+    "assign": lambda v: v.assign(np.full(3, 1e300)),
+}
+
+
+@pytest.mark.parametrize("change", FAILING_CHANGES)
+def test_what_fails_behind_the_change_renews_the_copy(change, device):
+    """NumPy writes first and raises a FloatingPointError then."""
+    v = cached(device="shelf")
+    v.value()
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError):
+        FAILING_CHANGES[change](v)
+    assert v.value().tolist() == v.numpy().tolist() == [np.inf] * 3
+
+
+def test_an_interrupt_behind_the_change_renews_the_copy(device, monkeypatch):
+    v = cached(device="shelf", initializer=vs.random_normal())
+    v.assign([1, 1, 1]).value()
+    fill = vs.randomness.fill
+
+    def interrupted(*args):
+        fill(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vs.randomness, "fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        v.initialize(force=True)
+    assert v.value().tolist() == v.numpy().tolist() != [1, 1, 1]
 
 
 def test_everything_but_value_uses_the_storage():

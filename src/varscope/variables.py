@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from varscope.randomness import Distribution
 
 
+# What NumPy raises before it writes.  A FloatingPointError comes when all is written, and a
+# KeyboardInterrupt may: after those a copy on a device has to be renewed.
+UNCHANGED = (IndexError, TypeError, ValueError)
+
+
 class Content:
     """What a materialised variable holds: storage, a read-only view, and how often it changed."""
 
@@ -33,6 +38,17 @@ class Content:
         self.view = array.view()
         self.view.flags.writeable = False
         self.version = 1
+
+    def write(self, index: Any, value: npt.ArrayLike) -> None:
+        """Set some values, or raise one of `UNCHANGED` and set none."""
+        try:
+            self.array[index] = value
+        except UNCHANGED:
+            raise
+        except BaseException:
+            self.version += 1
+            raise
+        self.version += 1
 
 
 class _Running(threading.local):
@@ -163,10 +179,16 @@ class Valued(TensorFlow1Methods, NDArrayOperatorsMixin):
         inputs = tuple(x._read if isinstance(x, Valued) else x for x in inputs)
         if out:
             kwargs["out"] = tuple(x._to_write() if isinstance(x, Valued) else x for x in out)
-        result = getattr(ufunc, method)(*inputs, **kwargs)
-        for given, array in zip(out, kwargs.get("out", ()), strict=True):
-            if isinstance(given, Valued):
-                given._written(array)
+        written = True
+        try:
+            result = getattr(ufunc, method)(*inputs, **kwargs)
+        except UNCHANGED:
+            written = False
+            raise
+        finally:
+            for given, array in zip(out, kwargs.get("out", ()), strict=True):
+                if written and isinstance(given, Valued):
+                    given._written(array)
         return out[0] if len(out) == 1 and isinstance(out[0], Valued) else result
 
     # Variables are keys of dicts and members of lists: comparing one compares the object.
@@ -282,10 +304,12 @@ class Variable(Handle, Valued):
             path, part = self._origin()
             distribution = initializers.drawn_from(self._spec, part)
             if distribution is None:
-                content.array[...] = self._computed(path, part)
+                content.write(..., self._computed(path, part))
             else:
-                self._draw(content.array, distribution, path, part)
-            content.version += 1
+                try:
+                    self._draw(content.array, distribution, path, part)
+                finally:
+                    content.version += 1
         else:
             self._materialised()
         return self
@@ -380,6 +404,9 @@ class Variable(Handle, Valued):
         if self._spec.size < 0:
             values = values.astype(self.dtype)  # what can fail comes before the shape is settled
             self._spec = self._spec.resolved(values.shape)
+        shape = self._spec.shape
+        if values.shape != shape:  # another thread's are of another one, and were quicker
+            raise ShapeMismatchError.of(self.path, shape, values.shape, "to be kept")
         is_new = self.graph.storage.keep(self, values)
         return self._content, is_new  # type: ignore[return-value]
 
@@ -443,8 +470,7 @@ class Variable(Handle, Valued):
             content, is_new = self._keep(value)
             if is_new:
                 return self
-        content.array[...] = value
-        content.version += 1
+        content.write(..., value)
         return self
 
     def _to_write(self) -> np.ndarray:
@@ -474,9 +500,7 @@ class Variable(Handle, Valued):
         return self._read[index]
 
     def __setitem__(self, index: Any, value: npt.ArrayLike) -> None:
-        content = self._materialised()
-        content.array[index] = value
-        content.version += 1
+        self._materialised().write(index, value)
 
     def __len__(self) -> int:
         return len(self._read)
