@@ -336,6 +336,27 @@ def test_where_the_system_allows_few_addresses():
     assert done.stdout.split() == ["1000000", "1000000", "StorageFullError"], done.stderr
 
 
+SCARCE = """
+import resource, sys, tempfile
+import numpy as np, varscope as vs
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+storage = "arena" if sys.argv[1] == "arena" else vs.MemoryMapped(tempfile.mkdtemp())
+graph = vs.Graph(storage=storage)
+with graph.as_default():
+    for dtype in ("float32", "float64", "int8", "float16"):
+        vs.get_variable(dtype, [10], dtype)
+    vs.initialize()
+print(np.empty(1 << 31, "int8").size)
+"""
+
+
+@pytest.mark.parametrize("storage", SLABS)
+def test_scarce_addresses_are_left_for_others(storage):
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", SCARCE, storage], capture_output=True, text=True)
+    assert done.stdout == f"{1 << 31}\n", done.stderr
+
+
 # --- who keeps the memory
 
 
@@ -472,6 +493,22 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
         vs.initialize()
     expected = declare(vs.Graph(seed=1), [(v.shape, v.dtype) for v in variables])
     assert all(np.array_equal(a, b) for a, b in zip(variables, expected, strict=True))
+
+
+def test_a_file_that_cannot_be_mapped_is_gone(tmp_path, monkeypatch):
+    graph = vs.Graph(storage=vs.MemoryMapped(tmp_path / "x"))
+    [v] = declare(graph, [((3,), "float32")])
+
+    def refused(*args):
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vs.storage.mmap, "mmap", refused)
+        with pytest.raises(errors.StorageFullError):
+            v.value()
+    assert os.listdir(tmp_path / "x") == []
+    v.initialize()
+    assert os.listdir(tmp_path / "x") == ["0.bin"]
 
 
 def test_a_file_size_limit_is_an_error(tmp_path):

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 16  # elements; a variable with more is filled in place, block by block
 ROOMY = 1 << 40  # bytes of addresses for a slab, where nobody says how many
+MODEST = 1 << 30  # the same where that many are not to be had
 HUGE = 1 << 22  # bytes from which on large pages pay
 SEGMENT = 1 << 26  # bytes by which a file grows
 GRANULE = 1 << 20  # bytes of a file for which room is made at once
@@ -314,7 +316,7 @@ class Arena(SlabStorage):
     ----------
     capacity : int, optional
         The bytes that the variables of each dtype may take together.  Left out: a tebibyte of
-        addresses, or four times what is declared by then, or as much as the system lets reserve.
+        addresses, or four times what is declared by then; less where the system does not give that.
 
     >>> import varscope as vs
     >>> g = vs.Graph(seed=1, storage=vs.Arena())
@@ -343,8 +345,8 @@ class Arena(SlabStorage):
 
     def _reserved(self, dtype: np.dtype, wanted: int) -> Range:
         if self.capacity is not None:
-            return Range(anonymous(dtype, self.capacity, self.capacity))
-        return Range(anonymous(dtype, max(ROOMY, 4 * wanted), GRANULE))
+            return Range(anonymous(dtype, [self.capacity]))
+        return Range(anonymous(dtype, range_sizes(wanted, GRANULE)))
 
     def expect(self, used: dict[np.dtype, int]) -> None:
         for dtype, nbytes in used.items():
@@ -361,21 +363,33 @@ class Arena(SlabStorage):
         return "Arena()" if self.capacity is None else f"Arena(capacity={self.capacity})"
 
 
-def anonymous(dtype: np.dtype, nbytes: int, least: int) -> mmap.mmap:
-    """A range of so many addresses, or half, or a quarter ..., that takes no memory yet."""
+def range_sizes(wanted: int, least: int) -> Iterator[int]:
+    """How many bytes of addresses to ask for, one after the other until they are given.
+
+    Where the first is refused, addresses are scarce: the largest range that could be had would
+    leave none for anything else in the process, so it goes on with what will do for now.
+    """
+    size = max(ROOMY, 4 * wanted)
+    modest = max(MODEST, 4 * wanted)
+    while size >= least:
+        yield size
+        size = min(size // 2, modest)
+
+
+def anonymous(dtype: np.dtype, sizes: Iterable[int]) -> mmap.mmap:
+    """A range of addresses, of the first size that can be had, that takes no memory yet."""
     # Private, so that a fork has its own values, as on the heap.
     options: dict[str, int] = {}
     if sys.platform != "win32":
         options["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     if sys.platform == "linux":
         options["flags"] |= getattr(mmap, "MAP_NORESERVE", 0x4000)  # in Python's mmap since 3.13
-    while True:
+    for nbytes in sizes:
         try:
             return mmap.mmap(-1, nbytes, **options)
         except (OSError, OverflowError) as error:
-            if nbytes // 2 < least:
-                raise StorageFullError.refused(dtype, nbytes, error) from None
-            nbytes //= 2
+            refused = StorageFullError.refused(dtype, nbytes, error)
+    raise refused
 
 
 class MemoryMapped(SlabStorage):
@@ -420,32 +434,35 @@ class MemoryMapped(SlabStorage):
         super().take()
 
     def _reserved(self, dtype: np.dtype, wanted: int) -> Range:
-        file = self._new_file()
+        path, file = self._new_file()
         try:
-            nbytes = max(ROOMY, 4 * wanted)
-            while True:
-                try:
-                    # Python maps what a file has; addresses beyond its end may be mapped as well,
-                    # and can be used as soon as it has grown.
-                    os.ftruncate(file, nbytes)
-                    pages = mmap.mmap(file, nbytes)
-                    break
-                except (OSError, OverflowError) as error:
-                    if nbytes // 2 < SEGMENT:
-                        raise StorageFullError.refused(dtype, nbytes, error) from None
-                    nbytes //= 2
-            os.ftruncate(file, 0)
+            pages = self._mapped(dtype, wanted, file)
         except BaseException:
             os.close(file)
+            path.unlink(missing_ok=True)
             raise
         weakref.finalize(self, os.close, file)
         return Range(pages, file)
 
-    def _new_file(self) -> int:
+    def _mapped(self, dtype: np.dtype, wanted: int, file: int) -> mmap.mmap:
+        for nbytes in range_sizes(wanted, SEGMENT):
+            try:
+                # Python maps what a file has; addresses beyond its end may be mapped as well,
+                # and can be used as soon as it has grown.
+                os.ftruncate(file, nbytes)
+                pages = mmap.mmap(file, nbytes)
+                os.ftruncate(file, 0)
+                return pages
+            except (OSError, OverflowError) as error:
+                refused = StorageFullError.refused(dtype, nbytes, error)
+        raise refused
+
+    def _new_file(self) -> tuple[Path, int]:
         number = len(self._ranges)
         while True:
+            path = self.directory / f"{number}.bin"
             try:
-                return os.open(self.directory / f"{number}.bin", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
                 number += 1  # of another thread, or of somebody else
 
