@@ -498,7 +498,7 @@ def test_variables_that_go_meanwhile(storage, chosen, filled, size):
     variables = []
 
     def failing(getter, name, *args, **kwargs):
-        variables.extend(getter(f"{name}_{i}", *args, **kwargs) for i in range(2000 // size + 1))
+        variables.extend(getter(f"{name}_{i}", *args, **kwargs) for i in range(2000 // size + 3))
         if filled:
             vs.initialize(variables)
         made.set()
@@ -523,7 +523,7 @@ def test_variables_that_go_meanwhile(storage, chosen, filled, size):
         made.wait(60)
         for name in ("behind", "last"):
             vs.get_variable(name, [size])
-        vs.initialize([*graph.variables] if chosen else None, progress=report)
+        vs.initialize([*graph.variables] if chosen else None, threads=1, progress=report)
         thread.join()
     assert [v.op_name for v in graph.variables][-2:] == ["behind", "last"]
     assert len(graph) == 2 + (not filled)
