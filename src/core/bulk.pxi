@@ -94,6 +94,11 @@ cdef class Filling:
         """Begin no more blocks: these are not to become the values after all."""
         self.dropped = True
 
+    def is_like(self, Filling other not None):
+        """Whether its values are what the other one would give, or were assigned."""
+        return self.copies or (not other.copies and self.key[0] == other.key[0]
+                               and self.key[1] == other.key[1])
+
     @property
     def at_rest(self):
         """Whether no thread is in a block."""

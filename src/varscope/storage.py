@@ -273,7 +273,13 @@ class SlabStorage(Storage):
     def _begin(
         self, variable: Variable, shape: tuple[int, ...], law: Any, key: int, first: int
     ) -> Filling | None:
-        return self._joined(variable, shape, law, key, first, None)[0]
+        while True:
+            filling, new = self._joined(variable, shape, law, key, first, None)
+            if filling is None or new is None or filling.is_like(new):
+                return filling
+            # It was interrupted, and then the graph got another seed.
+            filling.drop()
+            self.finish(variable, filling)
 
     def _joined(
         self,
