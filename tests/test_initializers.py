@@ -437,3 +437,30 @@ def test_a_mean_or_stddev_that_the_dtype_cannot_hold(kind, settings):
             vs.errors.InitializerError, match=f"{dtype}: mean and stddev must be from -[0-9]"
         ):
             kind(**settings)([9], dtype)
+
+
+@pytest.mark.parametrize("read", [
+    lambda v: v.value(), lambda v: v.initial_value(0), lambda v: vs.initialize([v], progress=False),
+])  # fmt: skip
+@pytest.mark.parametrize("storage", ["heap", "arena"])
+@pytest.mark.parametrize("shape", [(3,), (1000, 1000)])
+def test_what_an_initializer_raises_says_of_which_variable(read, storage, shape):
+    def fails(shape, dtype):
+        raise RuntimeError("no luck")
+
+    with vs.Graph(storage=storage).as_default(), vs.variable_scope("some/layer"):
+        ours = vs.get_variable("a", shape, "int32", initializer=vs.constant(0.5))
+        theirs = vs.get_variable("b", shape, initializer=fails)
+    with pytest.raises(vs.errors.InitializerError, match=r"^variable some/layer/a: ") as caught:
+        read(ours)
+    assert caught.value.variable == "some/layer/a"
+    with pytest.raises(RuntimeError, match="no luck") as caught:
+        read(theirs)
+    assert caught.value.__notes__ == ["(in the initializer of variable some/layer/b)"]
+
+
+def test_a_variable_that_is_read_by_an_initializer_is_named_itself():
+    inner = vs.get_variable("inner", [2], "int32", initializer=vs.constant(0.5))
+    outer = vs.get_variable("outer", [2], initializer=lambda shape, dtype: inner.value())
+    with pytest.raises(vs.errors.InitializerError, match=r"^variable inner: constant 0\.5"):
+        outer.value()

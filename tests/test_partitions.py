@@ -953,6 +953,8 @@ INTERRUPTED = """
 import os, random, signal, threading, time
 import varscope as vs
 
+# A shell's background jobs ignore SIGINT, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cut, many = vs.fixed_size_partitioner(3), vs.fixed_size_partitioner(200)
 draw, hits = random.Random(1), 0
 
@@ -982,7 +984,9 @@ print(hits)
 
 
 def test_an_interrupt_leaves_all_parts_or_none():
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "40\n", done.stderr
 
 

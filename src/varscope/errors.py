@@ -404,7 +404,9 @@ class DTypeMismatchError(VarscopeError, ValueError):
 
 
 class InitializerError(VarscopeError, ValueError):
-    """An initializer that does not fit the variable."""
+    """An initializer that cannot be, or does not fit its `variable`, which is given by its path."""
+
+    variable: str
 
 
 class DeviceError(VarscopeError, ValueError):

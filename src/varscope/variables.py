@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope import devices, initializers, randomness, shapes
 from varscope._scopecore import Filling, Handle, Registry, Spec
-from varscope.errors import DTypeMismatchError, InitializerError, ShapeMismatchError
+from varscope.errors import (
+    DTypeMismatchError,
+    InitializerError,
+    ShapeMismatchError,
+    VarscopeError,
+)
 from varscope.partitioners import SaveSliceInfo
 from varscope.shapes import Part
 from varscope.tf1_methods import TensorFlow1Methods
@@ -49,6 +55,32 @@ class Content:
             self.version += 1
             raise
         self.version += 1
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def naming_the_variable(method: Method) -> Method:
+    """Let what an initializer raises say of which variable: a model may have a million."""
+
+    @functools.wraps(method)
+    def named(self: Variable, *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        except InitializerError as error:
+            if "variable" not in vars(error):  # otherwise that of a variable which it reads
+                error.args = (f"variable {self.path}: {error}",)
+                error.variable = self.path
+            raise
+        except VarscopeError:
+            raise  # it names the variable by itself
+        except Exception as error:
+            note = f"(in the initializer of variable {self.path})"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            raise
+
+    return cast("Method", named)
 
 
 class _Running(threading.local):
@@ -301,18 +333,23 @@ class Variable(Handle, Valued):
         """Make the first values now; with `force`, make them again in place of later ones."""
         content = self._content
         if force and content is not None:
-            path, part = self._origin()
-            distribution = initializers.drawn_from(self._spec, part)
-            if distribution is None:
-                content.write(..., self._computed(path, part))
-            else:
-                try:
-                    self._draw(content.array, distribution, path, part)
-                finally:
-                    content.version += 1
+            self._refill(content)
         else:
             self._materialised()
         return self
+
+    @naming_the_variable
+    def _refill(self, content: Content) -> None:
+        """Put the first values in place of those that are there."""
+        path, part = self._origin()
+        distribution = initializers.drawn_from(self._spec, part)
+        if distribution is None:
+            content.write(..., self._computed(path, part))
+            return
+        try:
+            self._draw(content.array, distribution, path, part)
+        finally:
+            content.version += 1
 
     def initial_value(self, index: Any = ...) -> np.ndarray:
         """The first values, or a part of them, made anew: nothing is stored.
@@ -334,6 +371,7 @@ class Variable(Handle, Valued):
         result: np.ndarray = self._first_values(path, part)[drop]
         return result
 
+    @naming_the_variable
     def _first_values(self, path: str, part: Part) -> np.ndarray:
         """A part of what the initializer gives for a path."""
         distribution = initializers.drawn_from(self._spec, part)
@@ -360,6 +398,7 @@ class Variable(Handle, Valued):
             return None
         return SaveSliceInfo(path, part.full_shape, part.offset, part.shape)
 
+    @naming_the_variable
     def _fill(self) -> Content:
         path, part = self._origin()
         distribution = initializers.drawn_from(self._spec, part)
@@ -372,6 +411,7 @@ class Variable(Handle, Valued):
         self.graph.storage.draw(self, distribution, self._key(path), part)
         return self._content  # type: ignore[return-value]
 
+    @naming_the_variable
     def _drawing(self) -> Filling | None:
         """What fills it block by block; None where it is not large, or has values."""
         path, part = self._origin()
@@ -435,8 +475,7 @@ class Variable(Handle, Valued):
         spec, me = self._spec, (id(self.graph), self._index)
         if me in _running.names:
             raise InitializerError(
-                f"the initializer of variable {self.path} reads the variable itself; write one "
-                "that does not need it"
+                "its initializer reads the variable itself; write one that does not need it"
             )
         _running.names.append(me)
         try:
