@@ -304,7 +304,26 @@ def test_a_full_arena_says_its_capacity():
     with graph.as_default(), pytest.raises(MemoryError):
         vs.initialize()
     assert a.value().sum() == 4
-    assert not other.initialized
+    assert other.initialized  # there is room for it
+
+
+def test_what_there_is_no_room_for_is_in_nobody_elses_way():
+    graph = vs.Graph(seed=1, storage=vs.Arena(capacity=4096))
+    large, small, other = declare(
+        graph, [((2000,), "float32"), ((3,), "float32"), ((3,), "int32")]
+    )  # fmt: skip
+    assert other.numpy().tolist() == [0, 0, 0]
+    assert small.value().shape == (3,)
+    for fails in (large.value, large.initialize, lambda: graph.flat("float32")):
+        with pytest.raises(vs.errors.StorageFullError, match="8,012 bytes"):
+            fails()
+    assert not large.initialized
+    with graph.as_default():
+        later = vs.get_variable("later", [3], initializer=vs.ones)
+        with pytest.raises(vs.errors.StorageFullError):
+            vs.initialize(progress=False)
+    assert later.numpy().tolist() == [1, 1, 1]
+    assert small.numpy().tolist() == small.initial_value().tolist()
 
 
 def test_a_capacity_that_cannot_be_had():

@@ -108,12 +108,19 @@ cdef class Slabs:
         """Give the rows before `upto` their places, in the order in which they were created.
 
         So a place does not depend on who is read first.  What is left without one: a row whose
-        shape only its initializer knows, and what has its values elsewhere.
+        shape only its initializer knows, what has its values elsewhere, and what there is no room
+        for.  That is said when the row itself is wanted; others must not suffer for it.
         """
+        cdef uint32_t row
         while self.placed < upto and self.placed < self.table.count:
-            # May run other code, which may place rows too: then the next turn sees it.
-            if self.place_row(self.placed):
-                self.placed += 1
+            row = self.placed
+            try:
+                # May run other code, which may place rows too: then the next turn sees it.
+                if self.place_row(row):
+                    self.placed += 1
+            except (MemoryError, OSError):
+                if self.placed == row:
+                    self.placed += 1
         return 0
 
     cdef int place_row(self, uint32_t number) except -1:
