@@ -3,6 +3,7 @@
 import importlib
 import os
 
+import numpy as np
 import pytest
 
 
@@ -15,3 +16,10 @@ def require(module, install):
         return importlib.import_module(module)
     except ImportError as error:
         pytest.fail(f"{words} ({error})", pytrace=False)
+
+
+def require_ml_dtypes():
+    """The same for ml_dtypes, which has no version for the oldest NumPy."""
+    if np.lib.NumpyVersion(np.__version__) < "1.26.0":
+        return pytest.importorskip("ml_dtypes", reason="ml_dtypes needs a newer NumPy")
+    return require("ml_dtypes", "ml_dtypes")

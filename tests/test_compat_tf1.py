@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tf1_cases
-from requires import require
+from requires import require_ml_dtypes
 
 import varscope as vs
 from varscope.compat import tf1 as tf
@@ -774,7 +774,7 @@ def test_dtypes():
 
 
 def test_bfloat16():
-    require("ml_dtypes", "ml_dtypes")
+    require_ml_dtypes()
     assert tf.get_variable("v", [2], tf.bfloat16).dtype.name == "bfloat16"
 
 

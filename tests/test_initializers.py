@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from requires import require
+from requires import require_ml_dtypes
 
 import varscope as vs
 
@@ -298,7 +298,7 @@ def test_normal_numbers_are_real(initializer, dtype):
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
 @pytest.mark.parametrize("initializer", [*RANDOM, vs.constant(0.5)], ids=repr)
 def test_the_floats_of_ml_dtypes(name, initializer):
-    require("ml_dtypes", "ml_dtypes")
+    require_ml_dtypes()
     v = make(initializer, [8, 8], name).value()
     wide = make(initializer, [8, 8], "float32").value()
     # What would round to a value outside the bounds goes to the last one inside.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requires import require
+from requires import require_ml_dtypes
 
 import varscope as vs
 from varscope import errors
@@ -101,7 +101,7 @@ def test_a_directory_is_a_path(wrong):
 @pytest.mark.parametrize("dtype", [*DTYPES, "bfloat16", "float8_e5m2", "int4"])
 def test_all_dtypes(make, storage, dtype):
     if dtype in ("bfloat16", "float8_e5m2", "int4"):
-        require("ml_dtypes", "ml_dtypes")
+        require_ml_dtypes()
     shapes = [(), (3,), (0,), (2, 3), (3, 0), (5,)]
     options = {
         "complex128": {"initializer": vs.constant(1 + 2j)},
