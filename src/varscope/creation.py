@@ -162,6 +162,8 @@ def composed(
 class TrueGetter:
     """The innermost `getter` that custom getters call: it creates or shares by full name."""
 
+    __slots__ = ("_facts", "_reuse")
+
     def __init__(
         self,
         graph: Registry,

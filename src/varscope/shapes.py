@@ -33,7 +33,8 @@ def as_shape(shape: Any) -> Shape | None:
         dims = tuple(shape)
     else:
         dims = (shape,)
-    return tuple(None if dim is None else as_dim(dim, shape) for dim in dims)
+    # A list: CPython 3.12 frees a generator's code twice where there is no memory to start it.
+    return tuple([None if dim is None else as_dim(dim, shape) for dim in dims])
 
 
 def as_dim(dim: Any, shape: Any) -> int:
