@@ -468,13 +468,21 @@ def initialized(variables, shape, initializer, threads=1):
         return clock() - start
 
 
-def numpy_loop(variables):
+def numpy_loop(draw, variables):
     """The same kind of values as plain NumPy code makes them."""
-    rng, d = np.random.default_rng(1), {}
+    rng, d = np.random.Generator(np.random.Philox(1)), {}
     start = clock()
     for i in range(variables):
-        d[f"layer_{i}/w"] = rng.standard_normal(16, dtype=np.float32)
+        d[f"layer_{i}/w"] = draw(rng)
     return clock() - start
+
+
+def uniform_row(rng):
+    return rng.uniform(-0.4, 0.4, 16).astype(np.float32)
+
+
+def normal_row(rng):
+    return rng.standard_normal(16, dtype=np.float32)
 
 
 def touched_zeros(elements):
@@ -486,9 +494,12 @@ def touched_zeros(elements):
 
 def print_initialize(variables, elements, rounds):
     """Milliseconds; the first ratio is to be below 1."""
+    tenth = variables // 10
     cases = [
         (f"{variables:,} of shape [16]", partial(initialized, variables, [16], None),
-         f"a NumPy loop over {variables // 10:,}", partial(numpy_loop, variables // 10)),
+         f"a NumPy loop over {tenth:,}", partial(numpy_loop, uniform_row, tenth)),
+        (f"normal, {variables:,}", partial(initialized, variables, [16], vs.random_normal()),
+         f"a NumPy loop over {tenth:,}", partial(numpy_loop, normal_row, tenth)),
         (f"zeros, {variables:,} of shape [16]", partial(initialized, variables, [16], vs.zeros),
          "np.full of all", partial(touched_zeros, 16 * variables)),
         ("a large one, two threads",

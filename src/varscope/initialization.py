@@ -271,7 +271,7 @@ class Run:
                 helpers.append(threading.Thread(target=self.help_out, args=(slot,), daemon=True))
                 helpers[-1].start()
             for share in self.shares:
-                for variable in share.declared(share.other):
+                for variable in share.declared(share.other) if any(share.other) else ():
                     self.one(variable, 0)
             self.work(0)
             while any(helper.is_alive() for helper in helpers):
