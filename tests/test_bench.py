@@ -101,7 +101,7 @@ def test_the_table_of_many_variables(ratios, capsys):
     title, head, *lines = capsys.readouterr().out.strip().splitlines()
     assert title == "vs.initialize() in an arena"
     assert head.split() == ["ms", "beside", "ms", "ratio"]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         assert numbers(line)[-1] > 0
 
