@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -80,7 +80,7 @@ def naming_the_variable(method: Method) -> Method:
                 error.add_note(note)
             raise
 
-    return cast("Method", named)
+    return named  # type: ignore[return-value]
 
 
 class _Running(threading.local):
