@@ -48,7 +48,7 @@ cdef struct IdMap:
     size_t used
 
 cdef uint32_t idmap_get(const IdMap *self, uint32_t a, uint32_t b) noexcept nogil
-cdef int idmap_reserve(IdMap *self) except -1                # the next idmap_put cannot fail
+cdef int idmap_reserve(IdMap *self, size_t more) except -1   # so many idmap_put cannot fail
 cdef void idmap_put(IdMap *self, uint32_t a, uint32_t b, uint32_t value) noexcept nogil
 cdef void idmap_remove(IdMap *self, uint32_t a, uint32_t b) noexcept nogil
 cdef void idmap_free(IdMap *self) noexcept
@@ -58,13 +58,16 @@ cdef void idmap_free(IdMap *self) noexcept
 cdef struct Name:
     PyObject *text             # owned; an exact str, never a subclass
     uint32_t hash              # the upper half of its hash; the lower half chose the slot
-    bint starts_path           # may be the first component of a path
     uint32_t suffix            # N where the text reads base_N, N a plain decimal; otherwise 0
     uint32_t base              # the name of that base; NONE where there is none, or it is too long
-    bint numbered              # a name base_N with this base may be in the table
-    bint named_op              # the op names may hold it, below some node
-    bint of_variable           # some variable has it as its last component
-    bint of_partition          # the same for variables that were made in parts
+    uint32_t node              # the first node of this name, or NONE
+    unsigned char place        # rows between the first one of a scope and the last one so called
+    unsigned char starts_path  # flags: may be the first component of a path
+    unsigned char numbered     # a name base_N with this base may be in the table
+    unsigned char named_op     # the op names may hold it, below some node
+    unsigned char of_variable  # some variable has it as its last component
+    unsigned char of_partition  # the same for variables that were made in parts
+    unsigned char of_nodes     # it has more than one node
 
 cdef class NameTable:
     cdef Name *names
@@ -82,11 +85,15 @@ cdef class NameTable:
 cdef struct Node:
     uint32_t parent
     uint32_t name
+    uint32_t first_row         # its variables are the rows from here on,
+    uint32_t rows              # so many; or INDEXED: see VariableTable
+    uint32_t counter           # of its op name: see OpNames
 
 cdef class ScopeTree:
+    cdef NameTable names
     cdef Node *nodes
     cdef uint32_t count, capacity
-    cdef IdMap children
+    cdef IdMap children                 # the nodes that are not the first of their name
     cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE
     cdef uint32_t find(self, uint32_t parent, uint32_t name) noexcept
 
@@ -102,11 +109,14 @@ cdef struct Row:
     PyObject *content
 
 cdef class VariableTable:
+    cdef ScopeTree tree
     cdef Row *rows                      # in the order of creation
     cdef uint32_t count, capacity
-    cdef IdMap index
+    cdef IdMap index                    # of nodes whose rows are many, or scattered
     cdef uint32_t find(self, uint32_t node, uint32_t name) noexcept
-    cdef int reserve(self) except -1                         # the next add cannot fail
+    cdef int reserve(self, uint32_t node) except -1          # the next add there cannot fail
+    cdef bint continues(self, uint32_t node) noexcept
+    cdef void add_to_index(self, Node *n, const Row *row) noexcept
     cdef uint32_t add(self, uint32_t node, uint32_t name, uint32_t spec,
                       uint32_t site) noexcept
     cdef void remove(self, uint32_t row) noexcept
@@ -179,7 +189,9 @@ cdef class Marks:
     cdef uint32_t count, capacity, distinct
     cdef uint32_t last_deep    # index of the newest mark that is no direct child, or NONE
     cdef bint has_forgets
-    cdef IdMap latest          # (node, kind) -> newest event; made with the ninth event
+    cdef bint in_order         # only marks, in the order of their nodes: needs no index
+    cdef uint32_t turn         # index of the event that was looked up last
+    cdef IdMap latest          # (node, kind) -> newest event; made when it is needed
     cdef IdMap suffixes        # (parent node, default name) -> next suffix to try, a shortcut
     cdef bint deep_suffixes    # some of them below a child
     cdef uint32_t next_suffix(self, uint32_t parent, uint32_t name) noexcept
@@ -187,6 +199,7 @@ cdef class Marks:
                          bint deep) except -1
     cdef uint32_t newest(self, uint32_t node, bint forget, uint32_t length) noexcept
     cdef int append(self, uint32_t node, bint forget, bint deep) except -1
+    cdef bint ascends(self, uint32_t node, bint forget) noexcept
     cdef int index_events(self) except -1
     cdef Marks copied(self, uint32_t length)
 
@@ -225,7 +238,8 @@ cdef struct Runs:
     uint32_t capacity
 
 cdef class OpNames:
-    cdef IdMap counters        # (node, name) -> next suffix, outside of families
+    cdef ScopeTree tree        # whose nodes hold the counters of their own names
+    cdef IdMap counters        # (node, name) -> next suffix, outside of families: those without
     cdef IdMap places          # (node, name) -> its runs, inside
     cdef Runs *runs
     cdef uint32_t count, capacity

@@ -6,14 +6,17 @@
 cdef class Marks:
     """A log of "this scope was opened" and "everything below this one is forgotten".
 
-    The newest event of a key decides.  Up to eight events are searched in line; a hash map from
-    key to newest event is made for the ninth.  A log with many more events than keys (a loop that
-    marks and forgets the same scopes) is written anew with what still counts.
+    The newest event of a key decides.  Up to eight events are searched in line, and no more is
+    needed while new scopes are opened, whose nodes come one after another, or while the same ones
+    are opened again in that order.  Where that is not so, a hash map from key to newest event is
+    made.  A log with many more events than keys (a loop that marks and forgets the same scopes)
+    is written anew with what still counts.
     """
 
     def __cinit__(self):
         self.events = self.inline_events
         self.capacity = 8
+        self.in_order = True
         self.last_deep = NONE
 
     def __dealloc__(self):
@@ -29,7 +32,7 @@ cdef class Marks:
 
     cdef int note_suffix(self, uint32_t parent, uint32_t name, uint32_t suffix,
                          bint deep) except -1:
-        idmap_reserve(&self.suffixes)
+        idmap_reserve(&self.suffixes, 1)
         self.deep_suffixes = self.deep_suffixes or deep
         idmap_put(&self.suffixes, parent, name, suffix)
         return 0
@@ -37,6 +40,18 @@ cdef class Marks:
     cdef uint32_t newest(self, uint32_t node, bint forget, uint32_t length) noexcept:
         """The newest event of this key among the first `length` ones, or NONE."""
         cdef uint32_t i
+        if self.count > 8 and self.latest.slots == NULL:
+            # Only marks, in the order of their nodes.
+            if forget or self.ascends(node, False):
+                return NONE
+            if self.events[self.turn].node != node:
+                self.turn = self.turn + 1 if self.turn + 1 < self.count else 0
+            if self.events[self.turn].node == node:
+                return self.turn if self.turn < length else NONE
+            try:
+                self.index_events()
+            except MemoryError:
+                pass                   # it takes longer without
         if self.latest.slots == NULL:
             i = self.count
             while i > 0:
@@ -52,7 +67,8 @@ cdef class Marks:
         return i
 
     cdef int append(self, uint32_t node, bint forget, bint deep) except -1:
-        cdef uint32_t i, capacity, older = self.newest(node, forget, self.count)
+        cdef uint32_t capacity, older = self.newest(node, forget, self.count)
+        cdef bint ascends = self.ascends(node, forget)
         cdef Mark *events
         if self.count == self.capacity:
             capacity = self.capacity * 2
@@ -63,10 +79,10 @@ cdef class Marks:
             if self.events != self.inline_events:
                 PyMem_Free(self.events)
             self.events, self.capacity = events, capacity
-        if self.count >= 8:
-            if self.latest.slots == NULL:
-                self.index_events()
-            idmap_reserve(&self.latest)
+        if self.count >= 8 and self.latest.slots == NULL and not ascends:
+            self.index_events()
+        if self.latest.slots != NULL:
+            idmap_reserve(&self.latest, 1)
             idmap_put(&self.latest, node, forget, self.count)
         self.events[self.count].node = node
         self.events[self.count].older = older
@@ -78,8 +94,14 @@ cdef class Marks:
             if deep or self.deep_suffixes:
                 idmap_free(&self.suffixes)      # forgotten suffixes are free again
         self.distinct += older == NONE
+        self.in_order = ascends
         self.count += 1
         return 0
+
+    cdef inline bint ascends(self, uint32_t node, bint forget) noexcept:
+        """Whether the log holds only marks in the order of their nodes, this one included."""
+        return self.in_order and not forget and (
+            self.count == 0 or node > self.events[self.count - 1].node)
 
     cdef int index_events(self) except -1:
         cdef IdMap latest
@@ -87,7 +109,7 @@ cdef class Marks:
         memset(&latest, 0, sizeof(IdMap))
         try:
             for i in range(self.count):
-                idmap_reserve(&latest)
+                idmap_reserve(&latest, 1)
                 idmap_put(&latest, self.events[i].node, self.events[i].forget, i)
         except MemoryError:
             idmap_free(&latest)

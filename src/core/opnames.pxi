@@ -7,7 +7,14 @@ cdef class OpNames:
     A program that runs its model in a loop opens `model`, `model_1`, `model_2`, ... and the same
     scopes inside each.  So what is taken inside numbered siblings is kept once for all of them, as
     runs of numbers: "in model_1 to model_999 the name `layer` has handed out its suffixes up to 3".
+
+    Outside of numbered siblings the counter of a name stands in its node, where it has one: an op
+    name is mostly that of a scope which was just opened.  A counter whose name got a node later
+    may be in the map too; the one in the node is the newer one, unless it is 0.
     """
+
+    def __cinit__(self, ScopeTree tree not None):
+        self.tree = tree
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -22,6 +29,9 @@ cdef class OpNames:
         cdef uint32_t place, at
         cdef Runs *runs
         if index == 0:
+            place = self.tree.find(node, name)
+            if place != NONE and self.tree.nodes[place].counter != 0:
+                return self.tree.nodes[place].counter
             place = idmap_get(&self.counters, node, name)
             return 0 if place == NONE else place
         place = idmap_get(&self.places, node, name)
@@ -34,7 +44,11 @@ cdef class OpNames:
     cdef int put(self, uint32_t node, uint32_t index, uint32_t name, uint32_t counter) except -1:
         cdef uint32_t place
         if index == 0:
-            idmap_reserve(&self.counters)
+            place = self.tree.find(node, name)
+            if place != NONE:
+                self.tree.nodes[place].counter = counter
+                return 0
+            idmap_reserve(&self.counters, 1)
             idmap_put(&self.counters, node, name, counter)
             return 0
         place = idmap_get(&self.places, node, name)
@@ -60,7 +74,7 @@ cdef class OpNames:
             if runs == NULL:
                 raise MemoryError()
             self.runs, self.capacity = runs, capacity
-        idmap_reserve(&self.places)
+        idmap_reserve(&self.places, 1)
         memset(&self.runs[self.count], 0, sizeof(Runs))
         idmap_put(&self.places, node, name, self.count)
         self.count += 1

@@ -15,10 +15,10 @@ cdef class Registry:
     def __cinit__(self, *args, **kwargs):
         global next_serial
         self.names = NameTable()
-        self.tree = ScopeTree()
-        self.table = VariableTable()
+        self.tree = ScopeTree(self.names)
+        self.table = VariableTable(self.tree)
         self.requests = RequestCache()
-        self.op_names = OpNames()
+        self.op_names = OpNames(self.tree)
         self.specs, self.spec_ids = [], {}
         self.sites, self.site_ids = [], {}
         self.renamed, self.derived, self.partitions = {}, {}, {}
@@ -166,11 +166,10 @@ cdef class Registry:
                  Creation creation) except -1:
         """Add the row of a new handle; all that can fail happens before."""
         cdef Name *n = &self.names.names[name]
-        self.table.reserve()
+        self.table.reserve(node)
         if n.named_op or n.suffix:             # for most names this was never so: a bit to read
             self.rename(node, name, creation)
         new.row = self.table.add(node, name, spec, site)
-        self.names.names[name].of_variable = True
         new.graph = self
         self.table.rows[new.row].handle = <PyObject *>new
         if creation is not None:
@@ -354,9 +353,8 @@ cdef class Registry:
             self.sites.append(site)
         if suffix:
             self.renamed[self.table.count] = suffix
-        self.table.reserve()
+        self.table.reserve(node)
         self.table.add(node, name, id, number)
-        self.names.names[name].of_variable = True
 
     def _op_state(self):
         """What OpNames holds: [(path, counter), ...] and [(path, [(first, last, counter)]), ...].
@@ -366,18 +364,21 @@ cdef class Registry:
         cdef OpNames op_names = self.op_names
         cdef size_t i
         cdef Slot slot                     # a copy: `join` may start a collection
-        counters, families = [], []
+        counters, families = {}, []
         if op_names.counters.slots != NULL:
             for i in range(op_names.counters.mask + 1):
                 slot = op_names.counters.slots[i]
                 if slot.value != NONE and slot.value != 0:     # 0: what had it was withdrawn
-                    counters.append((self.join(slot.a, slot.b), slot.value))
+                    counters[self.join(slot.a, slot.b)] = slot.value
+        for i in range(1, self.tree.count):
+            if self.tree.nodes[i].counter != 0:
+                counters[self.path(<uint32_t>i)] = self.tree.nodes[i].counter
         if op_names.places.slots != NULL:
             for i in range(op_names.places.mask + 1):
                 slot = op_names.places.slots[i]
                 if slot.value != NONE:
                     families.append((self.join(slot.a, slot.b), op_names.listed(slot.value)))
-        return counters, families
+        return list(counters.items()), families
 
     def _load_op_state(self, state):
         cdef NameScopeRef scope

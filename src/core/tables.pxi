@@ -32,13 +32,15 @@ cdef inline uint32_t idmap_get(const IdMap *self, uint32_t a, uint32_t b) noexce
     return idmap_slot(self, a, b).value
 
 
-cdef int idmap_reserve(IdMap *self) except -1:
+cdef int idmap_reserve(IdMap *self, size_t more) except -1:
     cdef IdMap grown
     cdef size_t i, size
-    if self.slots != NULL and (self.used + 1) * 4 <= (self.mask + 1) * 3:
+    if self.slots != NULL and (self.used + more) * 4 <= (self.mask + 1) * 3:
         return 0
     # Small tables grow fast, and so seldom: to rehash is as much work as to insert.
     size = 16 if self.slots == NULL else (self.mask + 1) * (4 if self.mask < 8191 else 2)
+    while (self.used + more) * 4 > size * 3:
+        size *= 2
     grown.slots = <Slot *>PyMem_Malloc(size * sizeof(Slot))
     if grown.slots == NULL:
         raise MemoryError()
@@ -202,8 +204,10 @@ cdef class NameTable:
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
         self.names[id].suffix = trailing_number(text)
         self.names[id].base = base
+        self.names[id].node = NONE
+        self.names[id].place = 0
         self.names[id].numbered = self.names[id].named_op = self.names[id].of_variable = False
-        self.names[id].of_partition = False
+        self.names[id].of_partition = self.names[id].of_nodes = False
         self.slots[at] = id
         self.count += 1
         return id
@@ -287,13 +291,20 @@ cdef inline str exact(object name, str what):
 
 @cython.final
 cdef class ScopeTree:
-    """Paths: a node is a name below a parent node.  Node 0 is the root, the empty path."""
+    """Paths: a node is a name below a parent node.  Node 0 is the root, the empty path.
 
-    def __cinit__(self):
+    The first node of a name is noted with the name, and only the others are in the map.  So a
+    name like layer_123456, of which there is one, needs no entry there: that it is new says that
+    it has no node yet, and its own record, which was read when its text was compared, says where
+    the node is.
+    """
+
+    def __cinit__(self, NameTable names not None):
+        self.names = names
         self.nodes = <Node *>PyMem_Malloc(8 * sizeof(Node))
         if self.nodes == NULL:
             raise MemoryError()
-        self.nodes[0].parent = self.nodes[0].name = NONE
+        self.nodes[0] = new_node(NONE, NONE)
         self.count, self.capacity = 1, 8
 
     def __dealloc__(self):
@@ -301,6 +312,13 @@ cdef class ScopeTree:
         idmap_free(&self.children)
 
     cdef inline uint32_t find(self, uint32_t parent, uint32_t name) noexcept:
+        cdef uint32_t node
+        if not name & FAMILY:
+            node = self.names.names[name].node
+            if node == NONE or self.nodes[node].parent == parent:
+                return node
+            if not self.names.names[name].of_nodes:
+                return NONE
         return idmap_get(&self.children, parent, name)
 
     cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE:
@@ -311,16 +329,28 @@ cdef class ScopeTree:
             return node
         if self.count == self.capacity:
             capacity = room(self.count)
-            nodes = <Node *>PyMem_Realloc(self.nodes, capacity * sizeof(Node))
+            nodes = <Node *>PyMem_Realloc(self.nodes, <size_t>capacity * sizeof(Node))
             if nodes == NULL:
                 raise MemoryError()
             self.nodes, self.capacity = nodes, capacity
-        idmap_reserve(&self.children)
         node = self.count
-        self.nodes[node].parent, self.nodes[node].name = parent, name
-        idmap_put(&self.children, parent, name, node)
+        if not name & FAMILY and self.names.names[name].node == NONE:
+            self.names.names[name].node = node
+        else:
+            idmap_reserve(&self.children, 1)
+            idmap_put(&self.children, parent, name, node)
+            if not name & FAMILY:
+                self.names.names[name].of_nodes = True
+        self.nodes[node] = new_node(parent, name)
         self.count += 1
         return node
+
+
+cdef inline Node new_node(uint32_t parent, uint32_t name) noexcept nogil:
+    cdef Node node
+    node.parent, node.name = parent, name
+    node.first_row = node.rows = node.counter = 0
+    return node
 
 
 # A row whose values lie in a slab needs no object for that: its `content` is a tag, which says
@@ -356,9 +386,25 @@ cdef inline void drop_content(PyObject *content) noexcept:
         Py_XDECREF(content)
 
 
+cdef enum:
+    FEW = 16                   # rows of a node that need no index
+    INDEXED = 0xFFFFFFFF       # in the place of their number: the index has them
+
+
 @cython.final
 cdef class VariableTable:
-    """The variables of a graph, one row each, in the order in which they were created."""
+    """The variables of a graph, one row each, in the order in which they were created.
+
+    Programs create the variables of a scope one after another, and few of them.  As long as that
+    is so, the rows of a node lie side by side, and the node says where: to see that one of them
+    is new is to look at the names of the others, which lie in the cache.  To find one is mostly
+    to look at one: scopes are alike, so a name remembers how far from the first row it stood.  A
+    node whose rows are scattered, or many, has them in the index, a hash map.  So the memory of
+    a large model is written and read from one end to the other, which is what machines do well.
+    """
+
+    def __cinit__(self, ScopeTree tree not None):
+        self.tree = tree
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -368,9 +414,21 @@ cdef class VariableTable:
         idmap_free(&self.index)
 
     cdef inline uint32_t find(self, uint32_t node, uint32_t name) noexcept:
-        return idmap_get(&self.index, node, name)
+        cdef const Node *n = &self.tree.nodes[node]
+        cdef const Name *of = &self.tree.names.names[name]
+        cdef uint32_t row
+        if not of.of_variable:
+            return NONE
+        if n.rows == INDEXED:
+            return idmap_get(&self.index, node, name)
+        if of.place < n.rows and self.rows[n.first_row + of.place].name == name:
+            return n.first_row + of.place
+        for row in range(n.first_row, n.first_row + n.rows):
+            if self.rows[row].name == name:
+                return row
+        return NONE
 
-    cdef int reserve(self) except -1:
+    cdef int reserve(self, uint32_t node) except -1:
         cdef uint32_t capacity
         cdef Row *rows
         if self.count == self.capacity:
@@ -379,17 +437,40 @@ cdef class VariableTable:
             if rows == NULL:
                 raise MemoryError()
             self.rows, self.capacity = rows, capacity
-        idmap_reserve(&self.index)
+        if not self.continues(node):
+            idmap_reserve(&self.index, FEW + 1)
         return 0
+
+    cdef inline bint continues(self, uint32_t node) noexcept:
+        """Whether the next row may be one of this node without an entry in the index."""
+        cdef const Node *n = &self.tree.nodes[node]
+        return n.rows == 0 or (n.rows < FEW and n.first_row + n.rows == self.count)
 
     cdef uint32_t add(self, uint32_t node, uint32_t name, uint32_t spec,
                       uint32_t site) noexcept:
         cdef Row *row = &self.rows[self.count]
+        cdef Node *n = &self.tree.nodes[node]
         row.node, row.name, row.spec, row.site = node, name, spec, site
         row.handle = row.content = NULL
-        idmap_put(&self.index, node, name, self.count)
+        self.tree.names.names[name].of_variable = True
+        if not self.continues(node):
+            self.add_to_index(n, row)
+        else:
+            if n.rows == 0:
+                n.first_row = self.count
+            self.tree.names.names[name].place = <unsigned char>n.rows
+            n.rows += 1
         self.count += 1
         return self.count - 1
+
+    cdef void add_to_index(self, Node *n, const Row *row) noexcept:
+        """Another row for a node with many or scattered ones; `reserve` has made room."""
+        cdef uint32_t i
+        if n.rows != INDEXED:
+            for i in range(n.first_row, n.first_row + n.rows):
+                idmap_put(&self.index, self.rows[i].node, self.rows[i].name, i)
+            n.rows = INDEXED
+        idmap_put(&self.index, row.node, row.name, self.count)
 
     cdef void remove(self, uint32_t row) noexcept:
         """Take a row out, as if it had never been; the rows behind it move up.
@@ -397,10 +478,18 @@ cdef class VariableTable:
         What the row owns was taken over before.
         """
         cdef uint32_t i
-        idmap_remove(&self.index, self.rows[row].node, self.rows[row].name)
+        cdef Node *n = &self.tree.nodes[self.rows[row].node]
+        if n.rows == INDEXED:
+            idmap_remove(&self.index, self.rows[row].node, self.rows[row].name)
+        else:
+            n.rows -= 1
         for i in range(row + 1, self.count):
             self.rows[i - 1] = self.rows[i]
-            idmap_put(&self.index, self.rows[i].node, self.rows[i].name, i - 1)
+            n = &self.tree.nodes[self.rows[i].node]
+            if n.rows == INDEXED:
+                idmap_put(&self.index, self.rows[i].node, self.rows[i].name, i - 1)
+            elif n.first_row == i:
+                n.first_row = i - 1
             if self.rows[i].handle != NULL:
                 (<Handle>self.rows[i].handle).row = i - 1
         self.count -= 1
