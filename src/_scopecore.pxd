@@ -57,7 +57,6 @@ cdef void idmap_free(IdMap *self) noexcept
 # --- the four tables of a graph -----------------------------------------------------------------
 cdef struct Name:
     PyObject *text             # owned; an exact str, never a subclass
-    uint32_t hash              # the upper half of its hash; the lower half chose the slot
     uint32_t suffix            # N where the text reads base_N, N a plain decimal; otherwise 0
     uint32_t base              # the name of that base; NONE where there is none, or it is too long
     uint32_t node              # the first node of this name, or NONE
@@ -69,10 +68,14 @@ cdef struct Name:
     unsigned char of_partition  # the same for variables that were made in parts
     unsigned char of_nodes     # it has more than one node
 
+cdef struct NameSlot:
+    uint32_t id                # NONE = empty
+    uint32_t hash              # the lower half, whose lowest bits chose the slot
+
 cdef class NameTable:
     cdef Name *names
     cdef uint32_t count, capacity
-    cdef uint32_t *slots       # name ids by hash; NONE = empty
+    cdef NameSlot *slots
     cdef size_t mask
     cdef bint long_numbered    # a name base_N too long to note its base may be in the table
     cdef uint32_t find(self, PyObject *text) noexcept

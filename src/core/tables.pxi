@@ -121,12 +121,21 @@ cdef inline bint same_text(PyObject *a, PyObject *b) noexcept:
             and memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), length) == 0)
 
 
+cdef inline NameSlot *free_slot(NameSlot *slots, size_t mask, uint32_t hash) noexcept nogil:
+    cdef size_t i = hash & mask
+    while slots[i].id != NONE:
+        i = (i + 1) & mask
+    return &slots[i]
+
+
 @cython.final
 cdef class NameTable:
     """Path components: exact ASCII strings and their ids.
 
-    The slots hold ids only; a name's text and the upper half of its hash lie in an array by id.
-    Python's string hash is seeded, so nobody can prepare names that collide.
+    A slot holds an id and half of the hash, which tells nearly all other names apart: so to see
+    that a name is new is to look at a few slots in a row, and to grow is to go through them once.
+    The texts are looked at for a name that is there.  Python's string hash is seeded, so nobody
+    can prepare names that collide.
     """
 
     def __cinit__(self):
@@ -141,43 +150,41 @@ cdef class NameTable:
 
     cdef inline uint32_t find(self, PyObject *text) noexcept:
         """The id of an exact str, or NONE; hashing one cannot fail and runs no other code."""
-        cdef uint64_t hash = <uint64_t>PyObject_Hash(<object>text)
+        cdef uint32_t hash = <uint32_t>PyObject_Hash(<object>text)
         cdef size_t i = hash & self.mask
-        cdef uint32_t id
+        cdef const NameSlot *slot
         if self.slots == NULL:
             return NONE
         while True:
-            id = self.slots[i]
-            if id == NONE:
+            slot = &self.slots[i]
+            if slot.id == NONE:
                 return NONE
-            if self.names[id].text == text or (
-                    self.names[id].hash == <uint32_t>(hash >> 32)
-                    and same_text(text, self.names[id].text)):
-                return id
+            if slot.hash == hash and (self.names[slot.id].text == text
+                                      or same_text(text, self.names[slot.id].text)):
+                return slot.id
             i = (i + 1) & self.mask
 
     cdef int grow(self) except -1:
-        cdef uint32_t capacity, i
-        cdef size_t size, at
+        cdef uint32_t capacity
+        cdef size_t size, i
         cdef Name *names
-        cdef uint32_t *slots
+        cdef NameSlot *slots
         if self.count == self.capacity:
             capacity = room(self.count)
-            names = <Name *>PyMem_Realloc(self.names, capacity * sizeof(Name))
+            names = <Name *>PyMem_Realloc(self.names, <size_t>capacity * sizeof(Name))
             if names == NULL:
                 raise MemoryError()
             self.names, self.capacity = names, capacity
         if self.slots == NULL or (<size_t>self.count + 1) * 4 > (self.mask + 1) * 3:
             size = 32 if self.slots == NULL else (self.mask + 1) * 2
-            slots = <uint32_t *>PyMem_Malloc(size * sizeof(uint32_t))
+            slots = <NameSlot *>PyMem_Malloc(size * sizeof(NameSlot))
             if slots == NULL:
                 raise MemoryError()
-            memset(slots, 0xFF, size * sizeof(uint32_t))
-            for i in range(self.count):
-                at = <size_t>PyObject_Hash(<object>self.names[i].text) & (size - 1)
-                while slots[at] != NONE:
-                    at = (at + 1) & (size - 1)
-                slots[at] = i
+            memset(slots, 0xFF, size * sizeof(NameSlot))        # every id is NONE
+            if self.slots != NULL:
+                for i in range(self.mask + 1):
+                    if self.slots[i].id != NONE:
+                        free_slot(slots, size - 1, self.slots[i].hash)[0] = self.slots[i]
             PyMem_Free(self.slots)
             self.slots, self.mask = slots, size - 1
         return 0
@@ -186,21 +193,18 @@ cdef class NameTable:
         """The id of a component that `components` has passed, made when it is new."""
         cdef PyObject *text = <PyObject *>component
         cdef uint32_t id = self.find(text), base = NONE
-        cdef uint64_t hash
-        cdef size_t at
+        cdef uint32_t hash
+        cdef NameSlot *slot
         if id != NONE:
             return id
         if trailing_number(text):
             base = self.intern_base(component)
         self.grow()
-        hash = <uint64_t>PyObject_Hash(component)
-        at = hash & self.mask
-        while self.slots[at] != NONE:
-            at = (at + 1) & self.mask
+        hash = <uint32_t>PyObject_Hash(component)
+        slot = free_slot(self.slots, self.mask, hash)
         id = self.count
         Py_INCREF(component)
         self.names[id].text = text
-        self.names[id].hash = <uint32_t>(hash >> 32)
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
         self.names[id].suffix = trailing_number(text)
         self.names[id].base = base
@@ -208,7 +212,7 @@ cdef class NameTable:
         self.names[id].place = 0
         self.names[id].numbered = self.names[id].named_op = self.names[id].of_variable = False
         self.names[id].of_partition = self.names[id].of_nodes = False
-        self.slots[at] = id
+        slot.id, slot.hash = id, hash
         self.count += 1
         return id
 
