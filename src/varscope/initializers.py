@@ -17,7 +17,7 @@ import numpy as np
 from varscope import _scopecore, randomness, shapes
 from varscope._scopecore import Spec
 from varscope.errors import ArgumentTypeError, InitializerError
-from varscope.flyweights import Flyweight
+from varscope.flyweights import Flyweight, Settings
 from varscope.randomness import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from varscope.shapes import Part
 
@@ -34,8 +34,8 @@ class PartitionInfo:
     var_offset: tuple[int, ...]
 
 
-@dataclass(frozen=True, repr=False)
-class Initializer(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class Initializer(Settings, metaclass=Flyweight):
     """The base of the built-in initializers: frozen, equal where their settings are, picklable.
 
     Calling one gives an array.  A variable passes its own `key`, so that it gets the same values
@@ -131,7 +131,7 @@ def optional_seed(seed: Any) -> int | None:
 # --- constants
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Zeros(Initializer):
     """All elements zero (False for bool).
 
@@ -147,7 +147,7 @@ class Zeros(Initializer):
         return "zeros"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Ones(Initializer):
     """All elements one (True for bool)."""
 
@@ -245,6 +245,10 @@ class Value(Initializer):
 
     array: np.ndarray
 
+    # Each is one of its own, as the arrays are.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def part(self, part: Part, dtype: np.dtype, key: int) -> np.ndarray:
         return self.array[part.index]
 
@@ -252,7 +256,7 @@ class Value(Initializer):
         return f"<value of shape {self.array.shape}, {self.array.dtype}>"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class identity(Initializer):
     """The identity matrix times `gain`; the variable is a matrix, of any two dimensions.
 
@@ -283,7 +287,7 @@ class identity(Initializer):
 # --- random ones
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class random_uniform(Initializer):
     """Uniform in [minval, maxval).
 
@@ -325,7 +329,7 @@ class random_uniform(Initializer):
         return Uniform(int(low), int(high))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class random_normal(Initializer):
     """Normal with this mean and standard deviation."""
 
@@ -352,7 +356,7 @@ class random_normal(Initializer):
                 )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class truncated_normal(random_normal):
     """Normal, but for values further from the mean than two `stddev`, which do not occur.
 
@@ -364,7 +368,7 @@ class truncated_normal(random_normal):
         return TruncatedNormal(self.mean, self.stddev)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class uniform_unit_scaling(Initializer):
     """Uniform within sqrt(3 / n) * factor of zero; n is the product of all dimensions but the last.
 
@@ -418,7 +422,7 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     return field * shape[-2], field * shape[-1]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class variance_scaling(Initializer):
     """Random with the variance scale / fan.
 
@@ -466,7 +470,7 @@ class variance_scaling(Initializer):
         return scaled(shape, self.scale, self.mode, self.distribution)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class _Scaled(Initializer):
     """A variance scaling that has a name of its own."""
 
@@ -532,7 +536,7 @@ class lecun_normal(_Scaled):
     settings = 1.0, "fan_in", "truncated_normal"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class orthogonal(Initializer):
     """A random matrix with orthonormal rows or columns, whichever are fewer, times `gain`.
 

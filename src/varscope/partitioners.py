@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from varscope.errors import ArgumentTypeError, ArgumentValueError, PartitionerError
-from varscope.flyweights import Flyweight
+from varscope.flyweights import Flyweight, Settings
 from varscope.shapes import Part
 
 KnownShape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class fixed_size_partitioner(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class fixed_size_partitioner(Settings, metaclass=Flyweight):
     """The same number of slices for every variable, as far as the axis is long enough.
 
     Parameters
@@ -51,8 +51,8 @@ class fixed_size_partitioner(metaclass=Flyweight):
         return cut_along(self, shape, self.num_shards)
 
 
-@dataclass(frozen=True)
-class variable_axis_size_partitioner(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class variable_axis_size_partitioner(Settings, metaclass=Flyweight):
     """As few slices as keep each within a number of bytes.
 
     A slice has at least one element along the axis, and may so be larger than asked for.
@@ -98,8 +98,8 @@ class variable_axis_size_partitioner(metaclass=Flyweight):
         return cut_along(self, shape, slices)
 
 
-@dataclass(frozen=True)
-class min_max_variable_partitioner(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class min_max_variable_partitioner(Settings, metaclass=Flyweight):
     """One slice for each so many bytes that a variable has, up to a number of slices.
 
     Parameters

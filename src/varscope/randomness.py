@@ -6,21 +6,23 @@ a fixed place in that stream.  So any part of a variable can be computed alone, 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
 import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from varscope import _scopecore, shapes
 from varscope.errors import InitializerError
+from varscope.flyweights import Settings
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 
 def draw_seed() -> int:
@@ -53,6 +55,8 @@ def path_key(seed: int, path: str, initializer_seed: int | None = None) -> int:
     >>> path_key(1, "1/11") == path_key(1, "11/1")
     False
     """
+    import hashlib  # takes a while, and the core has a BLAKE2b of its own
+
     message = path_message(seed, path, initializer_seed)
     digest = hashlib.blake2b(message, digest_size=16, person=b"varscope")
     return int.from_bytes(digest.digest(), "little")
@@ -81,31 +85,31 @@ def words(key: int, start: int, count: int) -> np.ndarray:
 # --- distributions
 
 
-@dataclass(frozen=True)
-class Constant:
+@dataclass(frozen=True, repr=False, eq=False)
+class Constant(Settings):
     """Every element the same."""
 
     value: Any
 
 
-@dataclass(frozen=True)
-class Uniform:
+@dataclass(frozen=True, repr=False, eq=False)
+class Uniform(Settings):
     """All between low and high, low included and high excluded, alike."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Normal:
+@dataclass(frozen=True, repr=False, eq=False)
+class Normal(Settings):
     """The normal distribution."""
 
     mean: float
     stddev: float
 
 
-@dataclass(frozen=True)
-class TruncatedNormal:
+@dataclass(frozen=True, repr=False, eq=False)
+class TruncatedNormal(Settings):
     """The normal distribution under the condition of being within two stddev of the mean."""
 
     mean: float
@@ -169,6 +173,8 @@ def float_law(distribution: Distribution, dtype: np.dtype, computed_as: int) -> 
     mean, stddev = float(distribution.mean), float(distribution.stddev)  # type: ignore[union-attr]
     if isinstance(distribution, Normal):
         return NORMAL, computed_as, size, mean, stddev, -math.inf, math.inf, 0, 0, b""
+    from fractions import Fraction
+
     # Without rounding: that of mean - 2 * stddev may lie further away.
     cut = 2 * Fraction(stddev)
     bottom, top = at_least(Fraction(mean) - cut, dtype), at_most(Fraction(mean) + cut, dtype)

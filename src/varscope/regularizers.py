@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope.errors import ArgumentTypeError, ArgumentValueError, RegularizerError
-from varscope.flyweights import Flyweight
+from varscope.flyweights import Flyweight, Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,8 +28,8 @@ def no_regularizer(_value: object) -> None:
     return None
 
 
-@dataclass(frozen=True)
-class l1_regularizer(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class l1_regularizer(Settings, metaclass=Flyweight):
     """`scale * sum(|x|)`.
 
     Parameters
@@ -52,8 +52,8 @@ class l1_regularizer(metaclass=Flyweight):
         return self.scale * summed(sum_of_sizes, values) if self.scale else None
 
 
-@dataclass(frozen=True)
-class l2_regularizer(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class l2_regularizer(Settings, metaclass=Flyweight):
     """`scale * sum(x**2) / 2`: half the square, whose derivative is `scale * x`.
 
     Parameters
@@ -76,8 +76,8 @@ class l2_regularizer(metaclass=Flyweight):
         return self.scale * (summed(sum_of_squares, values) / 2) if self.scale else None
 
 
-@dataclass(frozen=True)
-class l1_l2_regularizer(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class l1_l2_regularizer(Settings, metaclass=Flyweight):
     """`scale_l1 * sum(|x|) + scale_l2 * sum(x**2) / 2`.
 
     Parameters
@@ -104,8 +104,8 @@ class l1_l2_regularizer(metaclass=Flyweight):
         return penalty
 
 
-@dataclass(frozen=True)
-class sum_regularizer(metaclass=Flyweight):
+@dataclass(frozen=True, repr=False, eq=False)
+class sum_regularizer(Settings, metaclass=Flyweight):
     """The sum of several penalties; those that are None do not count.
 
     Parameters

@@ -12,7 +12,6 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,6 +21,8 @@ from varscope._scopecore import Filling, Memory, begin_filling, end_filling
 from varscope.errors import ArgumentTypeError, StorageError, StorageFullError, WithdrawnError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from varscope.randomness import Distribution
     from varscope.shapes import Part
 
@@ -424,6 +425,8 @@ class MemoryMapped(SlabStorage):
         super().__init__()
         if not isinstance(directory, (str, os.PathLike)) or isinstance(os.fspath(directory), bytes):
             raise ArgumentTypeError.of("directory", "a path", directory)
+        from pathlib import Path  # most programs have no files, and pathlib takes a while
+
         self.directory = Path(directory).absolute()
 
     def __reduce__(self) -> Any:
