@@ -1,23 +1,21 @@
 """The statements of the registry beside those of plain Python, for pytest-benchmark.
 
-    python -m pytest bench                     all, a minute or two
-    python -m pytest bench -m "not slow"       16 thousand names only, seconds
+    python -m pytest bench                           16 thousand names, seconds
+    python -m pytest bench -m "slow or not slow"     ten million too, some minutes
 
 A group holds a statement and its twin: the numbers in brackets are the ratio of the two.  What
-they do stands in ratios.py, which prints the same as one table, and memory too.
+they do stands in `cases.py`.  The names of the tests are for life, because charts follow them.
 """
 
 import functools
 
+import cases
 import pytest
-import ratios
 
-SIZES = {"16 thousand": 1_000, "1.6 million": 100_000}
-ROUNDS = {"16 thousand": 15, "1.6 million": 5}
-CASES = [
-    *((case, "16 thousand") for case in [*ratios.CASES, ratios.FIRST_SIBLINGS]),
-    *((case, "1.6 million") for case in [*ratios.CASES, ratios.LAST_SIBLINGS]),
-]
+# Names, scopes, rounds.
+SMALL = ("16 thousand", 1_000, 15)
+LARGE = ("1.6 million", 100_000, 5)
+HUGE = ("10 million", 625_000, 2)
 
 # A case returns the seconds of its inner loops, without those in which it opens scopes.  So the
 # clock of pytest-benchmark is one that goes on by what the cases return.
@@ -33,32 +31,35 @@ def add_to_clock(run, data):
     elapsed += run(data)
 
 
-@functools.cache
-def data_of(size):
-    return ratios.Data(SIZES[size])
+@functools.lru_cache(maxsize=1)  # the largest takes 2 GB
+def data_of(scopes):
+    return cases.Data(scopes)
 
 
-def marks(size):
-    return [pytest.mark.slow] if size == "1.6 million" else []
+def parameters():
+    """Case, scopes, rounds and group."""
+    for case in cases.AT_ONE_SIZE:
+        # A late sibling beside the first ones too: that is a ratio of its own.
+        group = case.name.removesuffix(", late")
+        yield pytest.param(case, 1_000, 5, group, id=case.name)
+    for chosen, (names, scopes, rounds), marks in [
+        (cases.AT_SIZES, SMALL, []),
+        (cases.AT_SIZES, LARGE, [pytest.mark.slow]),
+        ([cases.FOUND, cases.CREATED], HUGE, [pytest.mark.slow]),
+    ]:
+        for case in chosen:
+            group = f"{case.name}, {names}"
+            yield pytest.param(case, scopes, rounds, group, marks=marks, id=group)
 
 
 @pytest.mark.benchmark(timer=inner_loops)
 @pytest.mark.parametrize("which", ["varscope", "python"])
-@pytest.mark.parametrize(
-    ("case", "size"),
-    [
-        pytest.param(case, size, marks=marks(size), id=f"{case.group}, {size}")
-        for case, size in CASES
-    ],
-)
-def test_statement(benchmark, case, size, which):
-    ours = which == "varscope"
-    data = data_of(size)
-    benchmark.group = f"{case.group}, {size}: {case.statement} beside {case.beside}"
+@pytest.mark.parametrize(("case", "scopes", "rounds", "group"), [*parameters()])
+def test_statement(benchmark, case, scopes, rounds, group, which):
+    data = data_of(scopes)
+    benchmark.group = f"{group}: {case.statement} beside {case.beside}"
     benchmark.extra_info["statements"] = case.statements(data)
-    run = case.run if ours else case.run_beside
+    run = case.run if which == "varscope" else case.run_beside
     before = elapsed
-    benchmark.pedantic(
-        add_to_clock, (run, data), rounds=ROUNDS[size], warmup_rounds=1, iterations=1
-    )
+    benchmark.pedantic(add_to_clock, (run, data), rounds=rounds, warmup_rounds=1, iterations=1)
     assert elapsed > before
