@@ -25,11 +25,16 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:
-    NONE = 0xFFFFFFFF          # "no such id" in every table
     ROOT = 0                   # the node of the empty path
-    UNKNOWN = 0xFFFFFFFE       # not looked up yet
-    FAMILY = 0x80000000        # with a name: all of base_1, base_2, ... at once, see OpNames
     MAX_DIMS = 8               # shapes up to this rank are compared in C
+
+# Written into the C code as they stand here: the constants of an enum are signed where the
+# compiler is MSVC, and as 64-bit numbers they would be others.
+cdef extern from *:
+    enum:
+        NONE "0xFFFFFFFFu"     # "no such id" in every table
+        UNKNOWN "0xFFFFFFFEu"  # not looked up yet
+        FAMILY "0x80000000u"   # with a name: all of base_1, base_2, ... at once, see OpNames
 
 
 # --- IdMap: two 32-bit keys to one 32-bit value -------------------------------------------------

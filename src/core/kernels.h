@@ -132,6 +132,9 @@ VARSCOPE_BODY uint64_t varscope_product(uint64_t a, uint64_t b, uint64_t *low) {
     uint64_t high;
     *low = _umul128(a, b, &high);
     return high;
+#elif defined(_MSC_VER) && defined(_M_ARM64)
+    *low = a * b;
+    return __umulh(a, b);
 #else
     uint64_t a0 = (uint32_t)a, a1 = a >> 32, b0 = (uint32_t)b, b1 = b >> 32;
     uint64_t middle = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + (uint32_t)middle;
