@@ -8,21 +8,24 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
+# The same optimisation whatever the Python at hand was compiled with.  Random values are the same
+# wherever they are computed, whatever CFLAGS says: no multiplication and addition may become one
+# instruction that rounds once.  The last two say that nobody asks for floating-point exceptions or
+# errno, which would keep loops from being vectorised.  See src/core/kernels.h.
+flags = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+if platform.machine() in ("i386", "i686"):
+    flags += ["-msse2", "-mfpmath=sse"]
+
 # CI compiles with VARSCOPE_WERROR=1: a warning of the C compiler is an error there.  Left out are
 # three that the C code which Cython writes around ours gives: one compares the error value of an
 # unsigned function as an int.
-strict = ["-Wall", "-Wextra", "-Werror"]
-strict += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
+if os.environ.get("VARSCOPE_WERROR") == "1":
+    flags += ["-Wall", "-Wextra", "-Werror"]
+    flags += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
-# Random values are the same wherever they are computed, whatever CFLAGS says: no multiplication
-# and addition may become one instruction that rounds once.  The last two say that nobody asks for
-# floating-point exceptions or errno, which would keep loops from being vectorised.  See
-# src/core/kernels.h.
-exact = ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# Visual C++ has other ones, and no -O3.
 if sys.platform == "win32":
-    exact = ["/fp:precise"]
-elif platform.machine() in ("i386", "i686"):
-    exact += ["-msse2", "-mfpmath=sse"]
+    flags = ["/O2", "/fp:precise"]
 
 # Cython looks for the declarations of varscope._scopecore in a folder "varscope".  They stand
 # beside their .pyx, outside the package, so that no wheel carries them: show it a copy.
@@ -35,7 +38,7 @@ core = Extension(
     ["src/_scopecore.pyx"],
     depends=["src/_scopecore.pxd", *map(str, Path("src/core").glob("*.[ph]*"))],
     include_dirs=["src/core"],
-    extra_compile_args=exact + (strict if os.environ.get("VARSCOPE_WERROR") == "1" else []),
+    extra_compile_args=flags,
 )
 core.cython_include_dirs = [str(declarations.parent)]
 
