@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -21,6 +22,9 @@ import varscope as vs
 
 PACKAGE = Path(vs.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / "tools"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+TAG = f"cp{sys.version_info.major}{sys.version_info.minor}{'t' if FREE_THREADED else ''}"
 
 # --- the installed package
 
@@ -97,7 +101,7 @@ def sdist(dist):
 @pytest.fixture(scope="module")
 def wheel(dist):
     """The paths of all files in the wheel, without those about the wheel itself."""
-    (path,) = dist.glob("*.whl")
+    (path,) = dist.glob(f"*-{TAG}-*.whl")
     with zipfile.ZipFile(path) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     return {name for name in names if ".dist-info/" not in name}
@@ -114,12 +118,106 @@ def test_the_sdist_holds_sources_and_nothing_that_was_built(sdist):
 
 
 @pytest.mark.slow
+def test_the_sdist_holds_what_builds_and_checks_wheels(sdist):
+    assert {"tools/wheels.py", "tools/wheels.txt", "tools/requirements.txt"} <= sdist
+    assert not [name for name in sdist if name.startswith((".github/", ".ci/"))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("VARSCOPE_DIST" not in os.environ, reason="needs a wheel of tools/wheels.py")
+def test_the_wheel_has_no_symbols_for_debuggers(dist):
+    (path,) = dist.glob(f"*-{TAG}-*.whl")
+    assert path.stat().st_size < 800_000
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(sdist, wheel):
     extensions = [name for name in wheel if name.endswith((".so", ".pyd"))]
     assert len(extensions) == 1
     assert extensions[0].startswith("varscope/_scopecore.")
     package = {name.removeprefix("src/") for name in sdist if name.startswith("src/varscope/")}
     assert wheel == package | set(extensions)
+
+
+# --- tools/wheels.py
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """tools/wheels.py as a module; it starts nothing when it is imported."""
+    spec = importlib.util.spec_from_file_location("tools_wheels", TOOLS / "wheels.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+NAMES = {
+    "cp311-manylinux_x86_64": "cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64",
+    "cp312-manylinux_aarch64": "cp312-cp312-manylinux_2_28_aarch64",
+    "cp314t-musllinux_x86_64": "cp314-cp314t-musllinux_1_2_x86_64",
+    "cp313-macosx_arm64": "cp313-cp313-macosx_11_0_arm64",
+    "cp315t-win_amd64": "cp315-cp315t-win_amd64",
+}
+
+
+@pytest.mark.parametrize(("identifier", "tags"), NAMES.items(), ids=str)
+def test_which_wheel_a_name_is_of(tool, identifier, tags):
+    assert tool.identifier(f"varscope_core-0.1.0-{tags}.whl") == identifier
+    assert identifier in tool.expected()
+
+
+def wheel_names(tool):
+    """Names that the wheels of tools/wheels.txt may have."""
+    for identifier in tool.expected():
+        abi, _, platform = identifier.partition("-")
+        platform = re.sub("^(manylinux|musllinux|macosx)_", r"\1_2_17_", platform)
+        yield f"varscope_core-0.1.0-{abi.rstrip('t')}-{abi}-{platform}.whl"
+
+
+def test_wheels_that_are_all_there(tool, capsys):
+    tool.check(list(wheel_names(tool)))
+    assert f"{len(tool.expected())} wheels" in capsys.readouterr().out
+
+
+def test_wheels_that_are_missing_or_surplus(tool, capsys):
+    names = list(wheel_names(tool))
+    extra = "varscope_core-0.1.0-cp310-cp310-win_amd64.whl"
+    twice = names[2].replace("0.1.0", "0.1.1")
+    with pytest.raises(SystemExit, match=r"tools/wheels\.txt"):
+        tool.check([*names[1:], extra, twice])
+    missing, surplus = capsys.readouterr().err.splitlines()
+    assert missing == f"missing: {tool.identifier(names[0])}"
+    expected = sorted(tool.identifier(name) for name in (names[2], extra, twice))
+    assert surplus == f"not expected: {' '.join(expected)}"
+
+
+def test_wheels_are_for_all_platforms_and_versions(tool):
+    found = {tuple(line.split("-")) for line in tool.expected()}
+    versions, platforms = {tag for tag, _ in found}, {platform for _, platform in found}
+    assert {"cp311", "cp312", "cp313", "cp314", "cp314t"} <= versions
+    linux = {
+        f"{libc}_{cpu}" for libc in ("manylinux", "musllinux") for cpu in ("x86_64", "aarch64")
+    }
+    assert platforms == linux | {"macosx_x86_64", "macosx_arm64", "win_amd64", "win_arm64"}
+    assert len(found) == len(versions) * len(platforms)  # each for each
+
+
+def test_wheels_are_tested_as_the_readme_says(tool):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"<!-- run: tests -->\n```sh\n.* && (.*)\n```", readme)[1]
+    assert tool.settings()["test-command"] == f"{command} -rs"
+    assert all((ROOT / name).exists() for name in tool.settings()["test-sources"])
+
+
+def test_an_interpreter_is_found_by_version_or_path(tool):
+    version = f"{TAG[2]}.{TAG[3:]}"
+    assert tool.tag_of(sys.executable) == TAG
+    assert tool.interpreter(sys.executable) == shutil.which(sys.executable)
+    assert tool.tag_of(tool.interpreter(version, default=sys.executable)) == TAG
+    with pytest.raises(SystemExit, match=r"write 3\.12, or a path"):
+        tool.interpreter("no-such-python")
+    with pytest.raises(SystemExit, match=r"no interpreter python3\.99"):
+        tool.interpreter("3.99")
 
 
 # --- docstrings
