@@ -2,9 +2,14 @@
 
 import importlib
 import os
+import sys
 
 import numpy as np
 import pytest
+
+on_posix = pytest.mark.skipif(
+    sys.platform == "win32", reason="needs signals, forks, terminals or growing files of POSIX"
+)
 
 
 def require(module, install):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from requires import require
+from requires import on_posix, require
 
 import varscope as vs
 from varscope import cli
@@ -22,7 +22,6 @@ EXTRA = '"varscope-core[cli]"'
 CliRunner = require("click.testing", EXTRA).CliRunner
 require("rich", EXTRA)
 
-on_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
 
 BUILDER = """
     import varscope as vs

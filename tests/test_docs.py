@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from requires import require
+from requires import on_posix, require
 
 from varscope import errors
 
@@ -56,7 +56,13 @@ def test_the_pages_with_examples():
     assert expected <= set(names(WITH_EXAMPLES))
 
 
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=names(WITH_EXAMPLES))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[on_posix] * (page.name == "storage.md"))
+        for page in WITH_EXAMPLES
+    ],
+)
 def test_examples(page):
     text = page.read_text(encoding="utf-8")
     test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)

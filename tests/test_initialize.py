@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requires import require
+from requires import on_posix, require
 
 import varscope as vs
 from varscope import errors
@@ -400,6 +400,7 @@ def interrupted(storage, threads, kind, delay):
     return int(done), late
 
 
+@on_posix
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize(("kind", "delay"), [("small", 0.01), ("large", 0.02), ("mine", 0.05)])
 def test_ctrl_c_keeps_what_is_done(storage, kind, delay):
@@ -407,6 +408,7 @@ def test_ctrl_c_keeps_what_is_done(storage, kind, delay):
     assert late == "all" or float(late) < 0.3 * (10 if os.environ.get("CI") else 1)
 
 
+@on_posix
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("threads", [1, 2])

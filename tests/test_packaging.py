@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from requires import require
+from requires import on_posix, require
 
 import varscope as vs
 
@@ -244,7 +244,13 @@ def docstring_examples():
 DOCSTRINGS = list(docstring_examples())
 
 
-@pytest.mark.parametrize("test", DOCSTRINGS, ids=lambda test: test.name)
+@pytest.mark.parametrize(
+    "test",
+    [
+        pytest.param(test, id=test.name, marks=[on_posix] * test.name.endswith("MemoryMapped"))
+        for test in DOCSTRINGS
+    ],
+)
 def test_the_examples_in_docstrings(test):
     report = []
     outcome = doctest.DocTestRunner(verbose=False).run(test, out=report.append)

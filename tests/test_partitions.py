@@ -13,6 +13,7 @@ import pytest
 from conftest import snap
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from requires import on_posix
 
 import varscope as vs
 from varscope.errors import (
@@ -983,6 +984,7 @@ print(hits)
 """
 
 
+@on_posix
 def test_an_interrupt_leaves_all_parts_or_none():
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120
@@ -1038,6 +1040,7 @@ print(status, n > 20)
 """
 
 
+@on_posix
 @pytest.mark.parametrize("what", ["whole call", "last step"])
 def test_out_of_memory_at_any_time(what):
     pytest.importorskip("_testcapi")

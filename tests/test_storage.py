@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requires import require_ml_dtypes
+from requires import on_posix, require_ml_dtypes
 
 import varscope as vs
 from varscope import errors
 
-STORAGES = ["heap", "arena", "files"]
-SLABS = ["arena", "files"]
+SLABS = ["arena", pytest.param("files", marks=on_posix)]
+STORAGES = ["heap", *SLABS]
 DTYPES = ["float32", "float16", "float64", "int8", "int64", "bool", ">f4", "complex128",
           "longdouble", "datetime64[s]"]  # fmt: skip
 
@@ -65,6 +65,7 @@ def test_anything_else_is_refused(wrong):
         vs.Graph(storage=wrong)
 
 
+@on_posix
 def test_a_storage_belongs_to_one_graph(tmp_path):
     for storage in (vs.Heap(), vs.Arena(), vs.MemoryMapped(tmp_path / "x")):
         graph = vs.Graph(storage=storage)
@@ -435,6 +436,7 @@ def test_the_memory_cannot_be_pulled_away():
     assert v.value().tolist() == [1, 1, 1]
 
 
+@on_posix
 def test_a_fork_has_values_of_its_own():
     graph = vs.Graph(storage="arena")
     v, w = declare(graph, [((3,), "float32"), ((100_000,), "float32")], initializer=vs.ones)
@@ -454,6 +456,7 @@ def test_a_fork_has_values_of_its_own():
 # --- files
 
 
+@on_posix
 def test_files_are_numbered_and_sparse(tmp_path):
     folder = tmp_path / "a" / "b"
     graph = vs.Graph(seed=1, storage=vs.MemoryMapped(folder))
@@ -474,6 +477,7 @@ def test_files_are_numbered_and_sparse(tmp_path):
     assert taken <= 8 << 20
 
 
+@on_posix
 def test_files_hold_the_bytes_and_stay(tmp_path):
     graph = vs.Graph(storage=vs.MemoryMapped(tmp_path / "x"))
     v, w = declare(graph, [((3,), "float32"), ((2,), "float32")], initializer=vs.ones)
@@ -485,6 +489,16 @@ def test_files_hold_the_bytes_and_stay(tmp_path):
     assert stored.tolist() == [1, 2, 3, 1, 7]
 
 
+def test_a_system_that_cannot_map_growing_files_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(
+        errors.StorageError, match=r"needs a system .*; write Graph\(storage='arena'"
+    ):
+        vs.MemoryMapped(tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+@on_posix
 def test_a_directory_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "other").touch()
     with pytest.raises(errors.StorageError, match="not empty"):
@@ -514,6 +528,7 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(variables, expected, strict=True))
 
 
+@on_posix
 def test_a_file_that_cannot_be_mapped_is_gone(tmp_path, monkeypatch):
     graph = vs.Graph(storage=vs.MemoryMapped(tmp_path / "x"))
     [v] = declare(graph, [((3,), "float32")])
@@ -652,6 +667,7 @@ def test_a_capacity_is_copied():
     assert repr(graph.storage) == "Arena(capacity=1000)"
 
 
+@on_posix
 def test_files_are_not_copied(tmp_path):
     storage = vs.MemoryMapped(tmp_path / "x")
     for copied in (copy.copy, copy.deepcopy, pickle.dumps):

@@ -551,6 +551,14 @@ class StorageError(VarscopeError, ValueError):
         )
 
     @classmethod
+    def needs_posix(cls, storage: object) -> Self:
+        return cls.stating(
+            f"{storage!r} needs a system that can map a file which grows, as Linux and macOS do; "
+            "write Graph(storage='arena')",
+            storage=storage,
+        )
+
+    @classmethod
     def not_empty(cls, directory: object) -> Self:
         return cls.stating(
             f"directory {str(directory)!r} is not empty; give an empty one, or one that is not "

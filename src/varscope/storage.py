@@ -405,7 +405,7 @@ class MemoryMapped(SlabStorage):
     Files are called `0.bin`, `1.bin`, ... in the order in which dtypes are first needed, and hold
     the elements in the order in which the variables were created.  A file grows by 64 MiB at a
     time; a block of it takes room on the disk when a variable that lies there gets its values.
-    Files stay when the graph goes.
+    Files stay when the graph goes.  Windows cannot map a file that grows: it has no such storage.
 
     Parameters
     ----------
@@ -428,6 +428,8 @@ class MemoryMapped(SlabStorage):
         from pathlib import Path  # most programs have no files, and pathlib takes a while
 
         self.directory = Path(directory).absolute()
+        if sys.platform == "win32":
+            raise StorageError.needs_posix(self)
 
     def __reduce__(self) -> Any:
         raise ArgumentTypeError(
