@@ -392,7 +392,9 @@ cdef inline void drop_content(PyObject *content) noexcept:
 
 cdef enum:
     FEW = 16                   # rows of a node that need no index
-    INDEXED = 0xFFFFFFFF       # in the place of their number: the index has them
+
+cdef extern from *:            # see NONE
+    enum: INDEXED "0xFFFFFFFFu"    # in the place of their number: the index has them
 
 
 @cython.final
