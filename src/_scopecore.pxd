@@ -353,13 +353,17 @@ cdef class Handle:
     cdef object promoted(self, PyObject *tag)
 
 
+# Where a scope was told to reuse: numbers of its graph, of which an error makes text.
+cdef class Origin:
+    cdef uint32_t node, site
+
 cdef class VariableScope:
     cdef readonly Registry graph
     cdef Defaults defaults
     cdef uint32_t node
     cdef int mode                       # 0 not reusing, 1 reusing, 2 AUTO_REUSE
     cdef NameScopeRef opened_as         # the name scope of the first opening
-    cdef object reuse_origin            # (path, code, instruction) that switched reuse on, or None
+    cdef Origin reuse_origin            # where reuse was switched on, or None
     cdef object __weakref__
     cdef int set_default(self, int field, object value) except -1
 

@@ -439,3 +439,34 @@ def test_an_open_scope_and_the_root_can_be_pickled(protocol):
 def test_auto_reuse_is_one_object_also_after_pickling_and_copying(protocol):
     assert pickle.loads(pickle.dumps(vs.AUTO_REUSE, protocol)) is vs.AUTO_REUSE
     assert copy.deepcopy(vs.AUTO_REUSE) is copy.copy(vs.AUTO_REUSE) is vs.AUTO_REUSE
+
+
+@pytest.mark.parametrize("name", ["", "encoder"])
+def test_another_graph_knows_where_reuse_was_switched_on(name):
+    with vs.variable_scope(name):
+        scope = vs.get_variable_scope()
+        scope.reuse_variables()
+    other = vs.Graph()
+    for graph in (vs.get_default_graph(), other):
+        with (
+            graph.as_default(),
+            vs.variable_scope(scope),
+            pytest.raises(vs.errors.VariableMissingError) as raised,
+        ):
+            vs.get_variable("w", [1])
+        path, (file, _, function) = raised.value.origin
+        assert (path, file) == (name, __file__)
+        assert function == "test_another_graph_knows_where_reuse_was_switched_on"
+
+
+@pytest.mark.parametrize("reuse", [None, True, vs.AUTO_REUSE])
+def test_reuse_by_keyword_and_by_position_are_the_same(reuse):
+    with vs.variable_scope("a") as captured:
+        pass
+    for scope in ("a", captured):
+        with vs.variable_scope(scope, reuse=reuse) as by_keyword:
+            pass
+        with vs.variable_scope(scope, None, None, reuse=reuse, dtype=None) as by_other_words:
+            pass
+        assert by_keyword == by_other_words
+        assert by_keyword.reuse == by_other_words.reuse == (reuse if reuse else False)

@@ -52,7 +52,7 @@ cdef inline void fill_request(Request *request, Defaults defaults, object dtype,
     request.parts[6], request.parts[7] = <PyObject *>validate_shape, <PyObject *>constraint
 
 
-cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, object origin,
+cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, Origin origin,
                    object name, object shape, object dtype, object initializer,
                    object regularizer, object trainable, object collections,
                    object caching_device, object partitioner, object validate_shape,
@@ -79,9 +79,9 @@ cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, o
                     return made
             elif row != NONE and mode and graph.table.rows[row].spec == spec:
                 return graph.handle(row)
-    made = create_or_share(graph, graph.path(node), defaults, mode, origin, name, shape, dtype,
-                           initializer, regularizer, trainable, collections, caching_device,
-                           partitioner, validate_shape, custom_getter, constraint)
+    made = create_or_share(graph, graph.path(node), defaults, mode, origin_facts(graph, origin),
+                           name, shape, dtype, initializer, regularizer, trainable, collections,
+                           caching_device, partitioner, validate_shape, custom_getter, constraint)
     if known and row == NONE and isinstance(made, Handle):
         remember_request(graph, node, <str>name, &request, collections)
     return made
@@ -189,17 +189,27 @@ def register(*, handle, create_or_share_with, dtype_from, default_dtype, attache
 
 cdef extern from *:
     """
-    /* The front doors.  A call with one or two positional arguments, the most frequent ones by
-       far, is answered before twelve are unpacked: unpacking takes longer than the look-up.
-       Everything else goes to the function that Cython made. */
+    /* The front doors.  A call with one or two positional arguments, or one and `reuse=` or
+       `shape=`, the most frequent ones by far, is answered before twelve are unpacked: unpacking
+       takes longer than the look-up.  Everything else goes to the function that Cython made. */
     typedef PyObject *(*varscope_quick)(PyObject *, PyObject *);
-    typedef struct { varscope_quick quick; PyObject *full; PyMethodDef method; } varscope_door;
+    typedef struct {
+        varscope_quick quick;
+        varscope_quick with_keyword;
+        PyObject *keyword;                         /* interned, as those in a call are */
+        PyObject *full;
+        PyMethodDef method;
+    } varscope_door;
     static varscope_door varscope_doors[2];
 
     static PyObject *varscope_enter(varscope_door *door, PyObject *const *args,
                                     Py_ssize_t nargs, PyObject *kwnames) {
         if ((nargs == 1 || nargs == 2) && kwnames == NULL) {
             PyObject *found = door->quick(args[0], nargs == 2 ? args[1] : NULL);
+            if (found != NULL || PyErr_Occurred()) return found;
+        } else if (nargs == 1 && kwnames != NULL && PyTuple_GET_SIZE(kwnames) == 1
+                   && PyTuple_GET_ITEM(kwnames, 0) == door->keyword) {
+            PyObject *found = door->with_keyword(args[0], args[1]);
             if (found != NULL || PyErr_Occurred()) return found;
         }
         return PyObject_Vectorcall(door->full, args, (size_t)nargs, kwnames);
@@ -214,10 +224,15 @@ cdef extern from *:
         (void)module;
         return varscope_enter(&varscope_doors[1], args, nargs, kwnames);
     }
-    static PyObject *varscope_make_door(int which, varscope_quick quick, PyObject *full,
-                                        const char *name, const char *doc, PyObject *module) {
+    static PyObject *varscope_make_door(int which, varscope_quick quick,
+                                        varscope_quick with_keyword, const char *keyword,
+                                        PyObject *full, const char *name, const char *doc,
+                                        PyObject *module) {
         varscope_door *door = &varscope_doors[which];
         door->quick = quick;
+        door->with_keyword = with_keyword;
+        door->keyword = PyUnicode_InternFromString(keyword);
+        if (door->keyword == NULL) return NULL;
         door->full = Py_NewRef(full);
         door->method.ml_name = name;
         door->method.ml_meth = (PyCFunction)(void (*)(void))
@@ -228,7 +243,8 @@ cdef extern from *:
     }
     """
     ctypedef PyObject *(*varscope_quick)(PyObject *, PyObject *) except? NULL
-    object varscope_make_door(int which, varscope_quick quick, object full, const char *name,
+    object varscope_make_door(int which, varscope_quick quick, varscope_quick with_keyword,
+                              const char *keyword, object full, const char *name,
                               const char *doc, object module)
 
 
@@ -302,14 +318,32 @@ cdef PyObject *quick_entry(PyObject *name, PyObject *default_name) except? NULL:
     return <PyObject *>entry
 
 
-cdef object door(int which, varscope_quick quick, object full):
+cdef PyObject *quick_entry_reusing(PyObject *scope, PyObject *reuse) except? NULL:
+    """`variable_scope(scope, reuse=reuse)`, likewise."""
+    cdef ScopeEntry entry
+    if not (PyUnicode_CheckExact(<object>scope) or type(<object>scope) is VariableScope):
+        return NULL
+    if not (<object>reuse is None or <object>reuse is True or <object>reuse is AUTO_REUSE):
+        return NULL
+    entry = ScopeEntry.__new__(ScopeEntry)
+    entry.name_or_scope = <object>scope
+    entry.named = True
+    entry.mode = mode_of(<object>reuse)
+    entry.plain = entry.mode == 0 and PyUnicode_CheckExact(<object>scope)
+    Py_INCREF(entry)
+    return <PyObject *>entry
+
+
+cdef object door(int which, varscope_quick quick, varscope_quick with_keyword, bytes keyword,
+                 object full):
     """The full function, with a quick answer before it; name, signature and text are its own."""
     cdef bytes name = full.__name__.encode()
     cdef bytes doc = f"{full.__name__}{full.__text_signature__}\n--\n\n{full.__doc__}".encode()
     kept_alive.extend((name, doc))
-    return varscope_make_door(which, quick, full, name, doc, "varscope._scopecore")
+    return varscope_make_door(which, quick, with_keyword, keyword, full, name, doc,
+                              "varscope._scopecore")
 
 cdef list kept_alive = []
-get_variable = door(0, quick_get, get_variable)
-variable_scope = door(1, quick_entry, variable_scope)
+get_variable = door(0, quick_get, quick_get, b"shape", get_variable)
+variable_scope = door(1, quick_entry, quick_entry_reusing, b"reuse", variable_scope)
 find_variables()

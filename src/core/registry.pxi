@@ -803,15 +803,35 @@ cdef uint32_t intern_site(Registry graph, object code, int instruction) except N
     return found
 
 
-cdef tuple origin_here(str path):
-    """(scope, code, instruction) of whoever switches reuse on now."""
-    frame = <object>PyEval_GetFrame() if PyEval_GetFrame() != NULL else None
-    while (frame is not None and frame.f_back is not None
-           and frame.f_code.co_filename.startswith(package_folder)):
-        frame = frame.f_back
-    if frame is None:
-        return path, None, -1
-    return path, frame.f_code, frame.f_lasti
+@cython.final
+@cython.freelist(64)
+cdef class Origin:
+    pass
+
+
+cdef Origin origin_here(Registry graph, uint32_t node):
+    """Whoever switches reuse on now, in this scope."""
+    cdef Origin origin = Origin.__new__(Origin)
+    origin.node, origin.site = node, current_site(graph)
+    return origin
+
+
+cdef tuple origin_facts(Registry graph, Origin origin):
+    """(scope, code, instruction), for `creation`."""
+    return None if origin is None else (graph.path(origin.node), *graph.sites[origin.site])
+
+
+cdef Origin origin_in(Registry graph, Registry other, Origin origin):
+    """The same in another graph."""
+    cdef Origin new
+    cdef tuple site
+    if origin is None or graph is other:
+        return origin
+    new = Origin.__new__(Origin)
+    site = other.sites[origin.site]
+    new.site = intern_site(graph, site[0], site[1])
+    new.node = graph.open_path(ROOT, other.path(origin.node)) if origin.node != ROOT else ROOT
+    return new
 
 
 # === Journals ===================================================================================

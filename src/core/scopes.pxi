@@ -95,7 +95,7 @@ cdef class VariableScope:
     def reuse_variables(self):
         """Return existing variables from here on; there is no way back in this scope."""
         self.mode = SHARE
-        self.reuse_origin = origin_here(self.name)
+        self.reuse_origin = origin_here(self.graph, self.node)
         scope_changed(self)
 
     def set_initializer(self, initializer):
@@ -178,7 +178,7 @@ cdef class VariableScope:
 cdef VariableScope copied_scope(VariableScope scope, Registry graph):
     cdef VariableScope new = VariableScope.__new__(VariableScope)
     new.graph, new.defaults, new.mode = graph, scope.defaults, scope.mode
-    new.reuse_origin = scope.reuse_origin
+    new.reuse_origin = origin_in(graph, scope.graph, scope.reuse_origin)
     new.node, new.opened_as = scope.node, opened_in(graph, scope)
     if graph is not scope.graph:
         new.node = graph.open_path(ROOT, scope.name) if scope.node != ROOT else ROOT
@@ -245,7 +245,7 @@ cdef int rebuild(VariableScope scope) except -1:
 
 
 cdef VariableScope scope_at(Registry graph, uint32_t node, Defaults defaults, int mode,
-                            object origin, NameScopeRef opened_as):
+                            Origin origin, NameScopeRef opened_as):
     cdef VariableScope scope = VariableScope.__new__(VariableScope)
     scope.graph, scope.node, scope.defaults, scope.mode = graph, node, defaults, mode
     scope.reuse_origin, scope.opened_as = origin, opened_as
@@ -285,7 +285,7 @@ cdef VariableScope current_scope():
     return frame.scope
 
 
-cdef Frame bottom_frame(Registry graph, Defaults defaults, int mode, object origin):
+cdef Frame bottom_frame(Registry graph, Defaults defaults, int mode, Origin origin):
     cdef Frame frame = Frame.__new__(Frame)
     frame.graph, frame.kind, frame.defaults, frame.mode = graph, BOTTOM, defaults, mode
     frame.name_scope = ROOT_NAME_SCOPE
@@ -362,7 +362,7 @@ cdef VariableScope enter_scope(ScopeEntry entry):
     cdef uint32_t length = 0 if marks is None else stack.length
     cdef Sibling sibling
     cdef uint32_t parent
-    cdef object origin = None
+    cdef Origin origin = None
     cdef str name = None
     sibling.parent = sibling.name = sibling.suffix = 0
     frame.entry = entry
@@ -379,11 +379,11 @@ cdef VariableScope enter_scope(ScopeEntry entry):
             frame.node = frame.graph.open_path(frame.node, name)
     else:
         captured = <VariableScope>entry.name_or_scope
-        origin = captured.reuse_origin
+        origin = origin_in(frame.graph, captured.graph, captured.reuse_origin)
         name = jump(frame, captured)
     if entry.mode:
         frame.mode = entry.mode
-        origin = origin_here(frame.graph.path(frame.node))
+        origin = origin_here(frame.graph, frame.node)
     if entry.overrides is not None:
         frame.defaults = frame.defaults.derive(entry.overrides, frame.graph)
     if name and not is_marked(stack, frame.graph, frame.node):

@@ -183,7 +183,7 @@ cdef class RootState:
     cdef object graph                  # weak reference
     cdef Defaults defaults
     cdef int mode
-    cdef object reuse_origin
+    cdef Origin reuse_origin
     cdef Marks marks
     cdef uint32_t length
 
