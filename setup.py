@@ -11,8 +11,11 @@ from setuptools import Extension, setup
 # The same optimisation whatever the Python at hand was compiled with.  Random values are the same
 # wherever they are computed, whatever CFLAGS says: no multiplication and addition may become one
 # instruction that rounds once.  The last two say that nobody asks for floating-point exceptions or
-# errno, which would keep loops from being vectorised.  See src/core/kernels.h.
-flags = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# errno, which would keep loops from being vectorised.  See src/core/kernels.h.  CFLAGS takes the
+# place of what Python was compiled with, without which the checks in its headers would be left in
+# and sums could not wrap around.
+flags = ["-O3", "-DNDEBUG", "-fwrapv"]
+flags += ["-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 if platform.machine() in ("i386", "i686"):
     flags += ["-msse2", "-mfpmath=sse"]
 
