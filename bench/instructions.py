@@ -111,7 +111,8 @@ class Case:
         if self.by == "scopes":
             return scopes_between(0, calls), names_in_scope(1)
         # As many scopes for few calls as for many, so that opening them is in no difference.
-        scopes = few // 16
+        # Eight names in each, and sixteen: more than that are kept in another way.
+        scopes = few // 8
         return scopes_between(0, scopes), names_in_scope(calls // scopes)
 
 
