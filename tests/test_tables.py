@@ -137,6 +137,25 @@ def test_op_names_do_not_depend_on_what_became_a_node_when(steps):
                 pass
 
 
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_withdrawn_counter_is_gone_though_its_name_got_a_node(opens):
+    graph = vs.Graph()
+
+    def failing_and_opening(getter, name, *args, **kwargs):
+        assert getter(name, *args, **kwargs).op_name == "v_1_1"
+        if opens:
+            with vs.variable_scope("v_1", auxiliary_name_scope=False):
+                pass
+        raise LookupError("withdraw it")
+
+    with graph.as_default():
+        assert [graph.unique_name("v") for _ in range(2)] == ["v", "v_1"]
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                vs.get_variable("v_1", [1], custom_getter=failing_and_opening)
+        assert vs.get_variable("v_1", [1]).op_name == "v_1_1"
+
+
 @given(st.lists(st.integers(0, 30), max_size=60))
 def test_scopes_are_opened_in_any_order(order):
     """Default names after scopes that were opened in order, again in order, and in disorder."""

@@ -47,6 +47,8 @@ cdef class OpNames:
             place = self.tree.find(node, name)
             if place != NONE:
                 self.tree.nodes[place].counter = counter
+                if counter == 0 and self.counters.slots != NULL:
+                    idmap_remove(&self.counters, node, name)    # an older one counts no more
                 return 0
             idmap_reserve(&self.counters, 1)
             idmap_put(&self.counters, node, name, counter)
