@@ -847,6 +847,38 @@ def test_generators_collected_at_any_moment_do_no_harm(act, threshold):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("more", range(4))
+def test_a_generator_collected_while_an_op_name_is_looked_up_leaves_its_scope(
+    graph, monkeypatch, more
+):
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: None)
+    threshold = gc.get_threshold()
+    vs.get_variable("layer", [1])
+    with vs.variable_scope("model"):
+        pass
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(errors.ScopeOrderError), vs.variable_scope("model"):
+            cycle = [suspended("inner")]
+            next(cycle[0])
+            cycle.append(cycle)
+            del cycle
+            manager = vs.variable_scope("layer")
+            kept = [[] for _ in range(300)]  # none lies ready: to make one may start a collection
+            gc.set_threshold(gc.get_count()[0] + more)
+            gc.enable()
+            manager.__enter__()  # asks whether model_1/layer is a variable
+            gc.disable()
+            manager.__exit__(None, None, None)
+            assert len(kept) == 300
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+    gc.collect()
+    assert here(graph) == ROOT
+
+
 @in_own_context
 def test_a_scope_that_is_closed_inside_another_graph_is_an_error_and_stays_closed(graph):
     first, second = suspended("first"), suspended("second")

@@ -670,12 +670,18 @@ cdef class Registry:
     cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) noexcept:
         """Whether the op name is the path of a variable."""
         cdef uint32_t node
+        cdef bint collecting
         if scope.index == 0:
             return self.table.find(scope.node, name) != NONE
+        # The lists made here must not start a collection: its code may take the name, or close
+        # a scope, while the caller is between looking and writing.
+        collecting = hold_collector()
         try:
             node = self.seek(ROOT, self.scope_text(scope.node, scope.index))
         except MemoryError:
             return False
+        finally:
+            release_collector(collecting)
         return node != NONE and self.table.find(node, name) != NONE
 
     @cython.final
