@@ -120,6 +120,7 @@ cdef class VariableTable:
     cdef ScopeTree tree
     cdef Row *rows                      # in the order of creation
     cdef uint32_t count, capacity
+    cdef uint32_t removed               # how often a row was taken out again
     cdef IdMap index                    # of nodes whose rows are many, or scattered
     cdef uint32_t find(self, uint32_t node, uint32_t name) noexcept
     cdef int reserve(self, uint32_t node) except -1          # the next add there cannot fail

@@ -5,7 +5,9 @@ first node and an op name's counter stand with what they belong to.  None of tha
 tests go from one way of keeping to the other, and compare with a plain dict.
 """
 
+import contextlib
 import contextvars
+import gc
 import threading
 
 import pytest
@@ -117,6 +119,82 @@ def test_a_withdrawn_variable_leaves_no_gap(place, meanwhile):
             [*(f"a/v{i}" for i in range(place)), f"{meanwhile}/w18", f"{meanwhile}/w19",
              "a/gone", "b/w0"],
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def a_collection_that_withdraws(graph, more, also):
+    """Yields how to start it after `more` allocations; another thread withdraws `gone` then."""
+    created, fails = threading.Event(), threading.Event()
+
+    def waiting_and_failing(getter, name, *args, **kwargs):
+        getter(name, *args, **kwargs)
+        created.set()
+        fails.wait()
+        raise LookupError("withdraw it")
+
+    def in_thread():
+        with graph.as_default(), pytest.raises(LookupError):
+            vs.get_variable("gone", [1], custom_getter=waiting_and_failing)
+
+    def collecting(phase, info):
+        if phase == "start" and not fails.is_set():
+            also()
+            fails.set()
+            thread.join()
+
+    def start():
+        gc.callbacks.append(collecting)
+        gc.set_threshold(gc.get_count()[0] + more)
+        gc.enable()
+
+    threshold, thread = gc.get_threshold(), threading.Thread(target=in_thread)
+    gc.collect()
+    gc.disable()
+    thread.start()
+    created.wait()
+    try:
+        yield start
+    finally:
+        gc.callbacks[:] = [kept for kept in gc.callbacks if kept is not collecting]
+        gc.set_threshold(*threshold)
+        gc.enable()
+        fails.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("more", range(4))
+def test_a_variable_is_found_though_one_before_it_is_withdrawn_meanwhile(more):
+    graph = vs.Graph()
+    with graph.as_default(), a_collection_that_withdraws(graph, more, lambda: None) as start:
+        for name in ("a", "b", "c"):
+            vs.get_variable(name, [1])
+        kept = [create("many", f"w{i}") for i in range(100)]  # no handle lies ready
+        with vs.variable_scope("", reuse=True):
+            start()
+            found = vs.get_variable("b")
+            gc.disable()
+        assert (found.path, len(kept)) == ("b", 100)
+
+
+@pytest.mark.parametrize("more", range(4))
+def test_a_name_is_made_once_though_another_is_withdrawn_meanwhile(more):
+    graph = vs.Graph()
+
+    def get():
+        with contextlib.suppress(vs.errors.VariableExistsError):
+            vs.get_variable("w", [1])
+
+    with graph.as_default():
+        create("b", "w")  # the like of it was asked for before
+        with (
+            vs.variable_scope("a"),
+            a_collection_that_withdraws(graph, more, get) as start,
+        ):
+            kept = [create("many", f"w{i}") for i in range(100)]
+            start()
+            get()
+            gc.disable()
+        assert list(graph) == ["b/w", *(variable.path for variable in kept), "a/w"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(SCOPES), st.sampled_from(["w", "w_1", "v"]))))

@@ -290,7 +290,7 @@ cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
 
 cdef PyObject *quick_create(Frame frame, uint32_t name, Request *request) except? NULL:
     """A new variable, where the like of it was asked for before."""
-    cdef uint32_t count = frame.graph.table.count, spec
+    cdef uint32_t added = frame.graph.table.count + frame.graph.table.removed, spec
     if frame.mode == SHARE or (
             frame.node == ROOT and not frame.graph.names.names[name].starts_path):
         return NULL
@@ -299,7 +299,7 @@ cdef PyObject *quick_create(Frame frame, uint32_t name, Request *request) except
     if spec == NONE:
         return NULL
     graph = frame.graph
-    made = graph.commit(frame.node, name, spec, current_site(graph), count)
+    made = graph.commit(frame.node, name, spec, current_site(graph), added)
     if made is None:
         return NULL
     Py_INCREF(made)

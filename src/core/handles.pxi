@@ -25,8 +25,18 @@ cdef extern from *:
 
     static PyObject *varscope_alloc(PyTypeObject *type, Py_ssize_t items) {
         PyObject *object;
-        if (type != varscope_stored_type || varscope_stored == 0)
+        if (type != varscope_stored_type || varscope_stored == 0) {
+    #if PY_VERSION_HEX < 0x030C0000
+            /* No collection: its code may withdraw a variable, and the row that the handle is
+               for would be another one's. */
+            int collecting = PyGC_Disable();
+            object = PyType_GenericAlloc(type, items);
+            if (collecting) PyGC_Enable();
+            return object;
+    #else
             return PyType_GenericAlloc(type, items);
+    #endif
+        }
         object = varscope_store[--varscope_stored];
         memset((char *)object + sizeof(PyObject), 0,
                (size_t)type->tp_basicsize - sizeof(PyObject));

@@ -144,7 +144,8 @@ cdef class Registry:
                        uint32_t missed_at):
         """One more variable, or None where the name is there.
 
-        `missed_at` is how many there were when it was looked up in vain, NONE if it was not.
+        `missed_at` is how many had been added ever when it was looked up in vain, NONE if it was
+        not.
         All that can fail happens before the row is added.
         """
         cdef Handle new
@@ -152,9 +153,10 @@ cdef class Registry:
         if self.finalized:
             raise errors.FinalizedGraphError.variable(self.join(node, name))
         new = new_handle()
-        # Making it may have started a collection, and that somebody's code.  From here on nothing
-        # can: a graph that has not grown since still lacks the name.
-        if self.table.count != missed_at and self.table.find(node, name) != NONE:
+        # Finding the site may have started a collection, and that somebody's code.  From here on
+        # nothing can: a graph to which nothing was added since still lacks the name.
+        if ((missed_at == NONE or self.table.count + self.table.removed != missed_at)
+                and self.table.find(node, name) != NONE):
             return None
         if self.names.names[name].of_partition and self.partition(node, name) is not None:
             return None

@@ -499,6 +499,7 @@ cdef class VariableTable:
             if self.rows[i].handle != NULL:
                 (<Handle>self.rows[i].handle).row = i - 1
         self.count -= 1
+        self.removed += 1
 
 
 @cython.final
