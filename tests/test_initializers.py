@@ -6,6 +6,7 @@ import gc
 import inspect
 import math
 import pickle
+import typing
 import weakref
 
 import numpy as np
@@ -464,3 +465,19 @@ def test_a_variable_that_is_read_by_an_initializer_is_named_itself():
     outer = vs.get_variable("outer", [2], initializer=lambda shape, dtype: inner.value())
     with pytest.raises(vs.errors.InitializerError, match=r"^variable inner: constant 0\.5"):
         outer.value()
+
+
+def test_classes_of_users_compare_and_show_what_their_fields_say():
+    @dataclasses.dataclass(frozen=True, eq=False, repr=False)
+    class Noted(vs.l2_regularizer):
+        kind: typing.ClassVar[str]
+        since: dataclasses.InitVar[int] = 0
+        seen: list = dataclasses.field(default_factory=list, compare=False, repr=False)
+
+        def __post_init__(self, since):
+            super().__post_init__()
+
+    one, other = Noted(0.5, since=1, seen=[1]), Noted(0.5)
+    assert one == other != Noted(0.25)
+    assert hash(one) == hash(other)
+    assert repr(one).endswith("Noted(scale=0.5)")

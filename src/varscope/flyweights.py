@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Hashable
-from dataclasses import Field
+from dataclasses import Field, fields
 from typing import Any, ClassVar
 
 
@@ -19,7 +19,7 @@ class Settings:
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def _settings(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+        return tuple(getattr(self, field.name) for field in fields(self) if field.compare)
 
     def __eq__(self, other: object) -> bool:
         if other.__class__ is not self.__class__:
@@ -30,8 +30,10 @@ class Settings:
         return hash((type(self), self._settings()))
 
     def __repr__(self) -> str:
-        shown = zip(self.__dataclass_fields__, self._settings(), strict=True)
-        return f"{type(self).__qualname__}({', '.join(f'{name}={x!r}' for name, x in shown)})"
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.repr
+        ]
+        return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
 PLAIN = frozenset({type(None), bool, int, float, complex, str})
