@@ -334,7 +334,7 @@ cdef class Registry:
     cdef int step(self, NameScopeRef *scope, uint32_t name) except -1
     cdef int locate_op(self, NameScopeRef *scope, str path) except -1
     cdef int as_name_scope(self, uint32_t node, NameScopeRef *scope) except -1
-    cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) noexcept
+    cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) except -1
     cdef str name_scope_path(self, NameScopeRef ref)
     cdef list rows_of(self, list chosen, str scope)
 

@@ -132,3 +132,23 @@ def test_running_a_model_again_and_again_leaves_memory_flat():
     done = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1_000_000
+
+
+def test_a_name_is_not_handed_out_twice_for_want_of_memory():
+    testcapi = pytest.importorskip("_testcapi")
+    graph = vs.Graph()
+    with graph.as_default():
+        with vs.variable_scope("m"):
+            pass
+        with vs.variable_scope("m_1", auxiliary_name_scope=False):
+            vs.get_variable("v", [1])
+        with vs.name_scope("m_1/"):
+            for n in range(20):
+                testcapi.set_nomemory(n, n + 1)
+                try:
+                    name = graph.unique_name("v")
+                except MemoryError:
+                    name = None
+                finally:
+                    testcapi.remove_mem_hooks()
+                assert name != "m_1/v"

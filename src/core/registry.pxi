@@ -669,7 +669,7 @@ cdef class Registry:
         return 0
 
     @cython.final
-    cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) noexcept:
+    cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) except -1:
         """Whether the op name is the path of a variable."""
         cdef uint32_t node
         cdef bint collecting
@@ -680,8 +680,6 @@ cdef class Registry:
         collecting = hold_collector()
         try:
             node = self.seek(ROOT, self.scope_text(scope.node, scope.index))
-        except MemoryError:
-            return False
         finally:
             release_collector(collecting)
         return node != NONE and self.table.find(node, name) != NONE
