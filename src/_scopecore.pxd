@@ -145,7 +145,7 @@ cdef class Spec:
     cdef readonly bint repeatable       # an equal request means an equal spec
     cdef readonly int64_t size          # number of elements, -1 while unknown
     cdef readonly int64_t itemsize
-    cdef public object how_to_call      # what `initializers` found out about the initializer
+    cdef object calling                 # what `initializers` found out about the initializer
     cdef int rank                       # -1 where the shape is not known or has over MAX_DIMS
     cdef int64_t dims[8]
     cdef tuple key(self)
@@ -309,11 +309,16 @@ cdef class Registry:
     cdef uint32_t locate(self, uint32_t *node, str path) except NONE
     cdef str path(self, uint32_t node)
     cdef str scope_text(self, uint32_t node, uint32_t index)
+    cdef str path_of(self, uint32_t node)               # as doors ask: see locks.pxi
+    cdef str name_scope_path_of(self, NameScopeRef ref)
+    cdef tuple site(self, uint32_t number)
+    cdef bint lies_below(self, uint32_t node, uint32_t ancestor)
     cdef str join(self, uint32_t node, uint32_t name)
     cdef str row_path(self, uint32_t row)
     cdef str op_name(self, uint32_t row)
     # variables
     cdef object handle(self, uint32_t row)
+    cdef object shared_handle(self, uint32_t row)
     cdef uint32_t spec_id(self, Spec spec) except NONE
     cdef object commit(self, uint32_t node, uint32_t name, uint32_t spec, uint32_t site,
                        uint32_t missed_at)
@@ -351,7 +356,14 @@ cdef class Handle:
     cdef uint32_t row                   # NONE: withdrawn
     cdef object __weakref__
     cdef int check(self) except -1
+    cdef str op_text(self)
+    cdef Spec spec_now(self)
+    cdef int settle_spec(self, Spec spec) except -1
+    cdef Row row_now(self) except *
+    cdef object content_now(self, PyObject **tag)
     cdef object promoted(self, PyObject *tag)
+    cdef object placed(self)
+    cdef bint copied_in(self, Py_buffer *view) except -1
 
 
 # Where a scope was told to reuse: numbers of its graph, of which an error makes text.

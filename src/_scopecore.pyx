@@ -16,18 +16,13 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 import contextvars
 import gc
+import os
 import weakref
 
 from varscope import errors
 
 cdef extern from *:
     """
-    #ifdef Py_GIL_DISABLED
-    #define VARSCOPE_FREE_THREADED 1
-    #else
-    #define VARSCOPE_FREE_THREADED 0
-    #endif
-
     /* Frames and code have types of their own in the C interface: here they are objects. */
     static inline PyObject *varscope_frame(void) { return (PyObject *)PyEval_GetFrame(); }
     static inline PyObject *varscope_code(PyObject *frame) {
@@ -49,7 +44,6 @@ cdef extern from *:
     object PyFrame_GetCode "varscope_code"(PyObject *frame)
     int PyFrame_GetLasti "varscope_instruction"(PyObject *frame) noexcept
     int getpid "varscope_process"() noexcept
-    bint free_threaded "VARSCOPE_FREE_THREADED"
     bint collects_anywhere "(PY_VERSION_HEX < 0x030C0000)"
 
 cdef extern from "Python.h":
@@ -86,6 +80,7 @@ cdef extern from "Python.h":
 
 
 # In the order of the pxd: each part uses those before it.
+include "core/locks.pxi"
 include "core/fills.pxi"
 include "core/tables.pxi"
 include "core/marks.pxi"

@@ -45,7 +45,7 @@ cdef class Filling:
     cdef uint64_t first                 # of its elements in the stream of the key
     cdef int working                    # threads that are in a block now
     cdef int process
-    cdef readonly bint dropped
+    cdef bint gone
 
     def __init__(self, spot, array, out, size, law, key, first, source):
         """Fill the bytes of `out`: by a law and key, or from the bytes of `source`."""
@@ -69,30 +69,44 @@ cdef class Filling:
 
     def step(self):
         """Do one block; the number of its bytes, 0 where no block is left to begin."""
-        cdef uint64_t first, count
+        cdef uint64_t first, count = 0
         cdef char *to
-        if self.process != getpid():
-            # A fork: the threads that were at work are not here.  Nobody has seen the values yet.
-            self.process, self.begun, self.working = getpid(), 0, 0
-        if self.dropped or self.begun >= self.size:
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        first = self.take_block(&count)
+        release(&held)
+        if count == 0:
             return 0
-        first = <uint64_t>self.begun
-        count = <uint64_t>min(self.size - self.begun, <int64_t>BLOCK)
         to = <char *>self.out.buf + first * self.law.itemsize
-        self.begun += <int64_t>count
-        self.working += 1
         with nogil:
             if self.copies:
                 memcpy(to, <char *>self.source.buf + first * self.law.itemsize,
                        count * self.law.itemsize)
             else:
                 varscope_fill_run(&self.law, self.key, self.first + first, count, to)
+        hold(&held, <PyObject *>self)
         self.working -= 1
+        release(&held)
         return count * self.law.itemsize
 
+    cdef uint64_t take_block(self, uint64_t *count) noexcept:
+        """Where the next block begins, of `count` elements; 0 where none is left to begin."""
+        cdef uint64_t first = <uint64_t>self.begun
+        if self.process != getpid():
+            # A fork: the threads that were at work are not here.  Nobody has seen the values yet.
+            self.process, self.begun, self.working = getpid(), 0, 0
+            first = 0
+        if self.gone or self.begun >= self.size:
+            return 0
+        count[0] = <uint64_t>min(self.size - self.begun, <int64_t>BLOCK)
+        self.begun += <int64_t>count[0]
+        self.working += 1
+        return first
+
+    @cython.critical_section
     def drop(self):
         """Begin no more blocks: these are not to become the values after all."""
-        self.dropped = True
+        self.gone = True
 
     def is_like(self, Filling other not None):
         """Whether its values are what the other one would give, or were assigned."""
@@ -100,27 +114,45 @@ cdef class Filling:
                                and self.key[1] == other.key[1])
 
     @property
+    def dropped(self):
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        answer = self.gone
+        release(&held)
+        return answer
+
+    @property
     def at_rest(self):
         """Whether no thread is in a block."""
-        return self.working == 0
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        answer = self.working == 0
+        release(&held)
+        return answer
 
     @property
     def complete(self):
-        return self.begun >= self.size and self.working == 0 and not self.dropped
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        answer = self.begun >= self.size and self.working == 0 and not self.gone
+        release(&held)
+        return answer
 
 
 def begin_filling(dict fillings not None, Filling new not None):
     """The filling under way at a spot, which becomes the new one where there is none."""
-    found = fillings.get(new.spot)
-    if found is None:
-        fillings[new.spot] = found = new
-    return found
+    return fillings.setdefault(new.spot, new)
 
 
 def end_filling(dict fillings not None, Filling filling not None):
     """Forget a filling, unless another one has taken its place."""
-    if fillings.get(filling.spot) is filling:
-        del fillings[filling.spot]
+    cdef Held held
+    hold(&held, <PyObject *>COMMON)
+    try:
+        if fillings.get(filling.spot) is filling:
+            del fillings[filling.spot]
+    finally:
+        release(&held)
 
 
 # === Very many small ones =======================================================================
@@ -247,16 +279,19 @@ cdef class Bulk:
         cdef uint32_t at = first, count
         cdef int64_t nbytes = 0
         cdef int turn
+        cdef Held held
         scratch.left = False
         for turn in range(TURNS):
             count = 0
-            at = self.note(scratch, handles, at, last, True, &count)
+            at = self.note_held(scratch, handles, at, last, True, &count)
             if count:
                 if self.prepare is not None:
                     self.prepare_places(scratch, count)
                 with nogil:
                     compute(self.plans, scratch, count)
+                hold(&held, <PyObject *>self.graph)
                 nbytes += self.put(scratch, count)
+                release(&held)
             if at >= last or nbytes >= CHUNK_BYTES:
                 break
         return at, nbytes, scratch.left
@@ -270,7 +305,7 @@ cdef class Bulk:
         cdef Py_buffer view
         cdef size_t nbytes
         while at < last:
-            self.note(scratch, handles, at, last, False, &count)
+            self.note_held(scratch, handles, at, last, False, &count)
             if count == 0:
                 break
             with nogil:
@@ -284,6 +319,15 @@ cdef class Bulk:
             at += count
             count = 0
         return at
+
+    cdef uint32_t note_held(self, Scratch scratch, list handles, uint32_t first, uint32_t last,
+                            bint in_slabs, uint32_t *count) except NONE:
+        cdef Held held
+        hold(&held, <PyObject *>self.graph)
+        try:
+            return self.note(scratch, handles, first, last, in_slabs, count)
+        finally:
+            release(&held)
 
     cdef uint32_t note(self, Scratch scratch, list handles, uint32_t first, uint32_t last,
                        bint in_slabs, uint32_t *count) except NONE:
@@ -382,8 +426,11 @@ cdef class Bulk:
         cdef Slabs slabs = self.graph.slabs
         cdef uint32_t i, slab, current = NONE
         cdef int64_t place, start = 0, stop = 0
+        cdef Held held
         for i in range(count):
+            hold(&held, <PyObject *>self.graph)
             slab = slabs.fits[scratch.jobs[i].spec].slab
+            release(&held)
             place = place_of(scratch.jobs[i].tag)
             if slab != current or not start <= place <= stop:
                 if current != NONE:
@@ -510,6 +557,7 @@ cdef uint32_t group(Job *jobs, uint32_t count, Alike *groups) noexcept nogil:
     return n
 
 
+@cython.critical_section
 def unfilled_specs(Registry graph not None, list handles, uint32_t first, uint32_t last):
     """[(spec id, how many)] of the rows, or of these handles, that are only declared."""
     cdef uint32_t at, number
@@ -531,6 +579,7 @@ def unfilled_specs(Registry graph not None, list handles, uint32_t first, uint32
         PyMem_Free(counts)
 
 
+@cython.critical_section
 def unfilled_rows(Registry graph not None, bytearray wanted, uint32_t first, uint32_t last,
                   Py_ssize_t limit):
     """(rows that are only declared, where to go on); of specs that are wanted, or of all."""

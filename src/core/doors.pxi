@@ -16,6 +16,12 @@ cdef bint dims_of(object shape, Request *request) noexcept:
         request.dims[0] = PyLong_AsLongLongAndOverflow(shape, &overflow)
         return overflow == 0
     is_list = PyList_CheckExact(shape)
+    if free_threaded and is_list:              # another thread may be changing it
+        try:
+            shape = tuple(shape)
+        except MemoryError:
+            return False
+        is_list = False
     if not is_list and not PyTuple_CheckExact(shape):
         return False
     n = PyList_GET_SIZE(shape) if is_list else PyTuple_GET_SIZE(shape)
@@ -59,32 +65,51 @@ cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, O
                    object custom_getter, object constraint):
     """Find or create.  What was asked for before is answered here; the rest by `creation`."""
     cdef Request request
-    cdef uint32_t row = NONE, spec
+    cdef uint32_t row = NONE
+    cdef Held held
     cdef bint known = (defaults.custom_getter is None and defaults.partitioner is None
                        and custom_getter is None and partitioner is None
                        and PyUnicode_CheckExact(name) and dims_of(shape, &request))
     if known:
-        row = graph.find_row(node, <str>name)
-        if row != NONE and mode and initializer is None and agrees(
-                <Spec>graph.specs[graph.table.rows[row].spec],
-                defaults.dtype if dtype is None else dtype, &request):
-            return graph.handle(row)
         fill_request(&request, defaults, dtype, initializer, regularizer, trainable, collections,
                      caching_device, validate_shape, constraint)
-        spec = graph.requests.find(&request)
-        if spec != NONE:
-            if row == NONE and mode != SHARE:
-                made = create(graph, node, <str>name, spec)
-                if made is not None:
-                    return made
-            elif row != NONE and mode and graph.table.rows[row].spec == spec:
-                return graph.handle(row)
-    made = create_or_share(graph, graph.path(node), defaults, mode, origin_facts(graph, origin),
+        hold(&held, <PyObject *>graph)
+        try:
+            made = get_known(graph, node, mode, <str>name, &request, &row)
+        finally:
+            release(&held)
+        if made is not None:
+            return made
+    made = create_or_share(graph, graph.path_of(node), defaults, mode, origin_facts(graph, origin),
                            name, shape, dtype, initializer, regularizer, trainable, collections,
                            caching_device, partitioner, validate_shape, custom_getter, constraint)
     if known and row == NONE and isinstance(made, Handle):
-        remember_request(graph, node, <str>name, &request, collections)
+        hold(&held, <PyObject *>graph)
+        try:
+            remember_request(graph, node, <str>name, &request, collections)
+        finally:
+            release(&held)
     return made
+
+
+cdef object get_known(Registry graph, uint32_t node, int mode, str name, Request *request,
+                      uint32_t *row):
+    """What can be answered without `creation`, or None; `row` becomes the variable's, if any."""
+    cdef object dtype = <object>request.parts[0]
+    cdef uint32_t spec
+    row[0] = graph.find_row(node, name)
+    if row[0] != NONE and mode and request.parts[1] == <PyObject *>None and agrees(
+            <Spec>graph.specs[graph.table.rows[row[0]].spec],
+            (<Defaults>request.defaults).dtype if dtype is None else dtype, request):
+        return graph.handle(row[0])
+    spec = graph.requests.find(request)
+    if spec == NONE:
+        return None
+    if row[0] == NONE and mode != SHARE:
+        return create(graph, node, name, spec)
+    if row[0] != NONE and mode and graph.table.rows[row[0]].spec == spec:
+        return graph.handle(row[0])
+    return None
 
 
 cdef object create(Registry graph, uint32_t node, str name, uint32_t spec):
@@ -167,7 +192,7 @@ def get_variable(name, shape=None, dtype=None, initializer=None, regularizer=Non
         return get_in(graph_of(stack), ROOT, PLAIN, 0, None, name, shape, dtype, initializer,
                       regularizer, trainable, collections, caching_device, partitioner,
                       validate_shape, custom_getter, constraint)
-    return get_in(top.graph, top.node, top.defaults, top.mode, top.scope.reuse_origin, name,
+    return get_in(top.graph, top.node, top.defaults, top.mode, origin_of(top.scope), name,
                   shape, dtype, initializer, regularizer, trainable, collections, caching_device,
                   partitioner, validate_shape, custom_getter, constraint)
 
@@ -253,11 +278,11 @@ cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
 
     NULL without an exception leaves it to the full function.
     """
-    cdef PyThreadState *thread = PyThreadState_Get()
-    cdef PyObject *handle
+    cdef PyThreadState *thread
     cdef Request request
-    cdef Row *row
-    cdef uint32_t id, number
+    if free_threaded:
+        return quick_get_held(name, shape)
+    thread = PyThreadState_Get()
     if (thread.id != recent_thread or thread.context != recent_context_address
             or recent_stack.top is None or not PyUnicode_CheckExact(<object>name)):
         return NULL
@@ -268,22 +293,45 @@ cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
     frame = <PyObject *>recent_stack.top
     if not (<Frame>frame).quick:
         return NULL
-    id = (<Frame>frame).graph.names.find(name)
+    return quick_in(<Frame>frame, name, &request)
+
+
+cdef PyObject *quick_get_held(PyObject *name, PyObject *shape) except? NULL:
+    cdef Stack stack = current_stack()
+    cdef Frame frame = stack.top
+    cdef Request request
+    cdef Held held
+    if frame is None or not frame.quick or not PyUnicode_CheckExact(<object>name):
+        return NULL
+    request.rank = -1
+    if shape != NULL and not dims_of(<object>shape, &request):
+        return NULL
+    hold(&held, <PyObject *>frame.graph)
+    try:
+        return quick_in(frame, name, &request)
+    finally:
+        release(&held)
+
+
+cdef inline PyObject *quick_in(Frame frame, PyObject *name, Request *request) except? NULL:
+    cdef PyObject *handle
+    cdef Row *row
+    cdef uint32_t id, number
+    id = frame.graph.names.find(name)
     if id == NONE:
         return NULL
-    number = (<Frame>frame).graph.table.find((<Frame>frame).node, id)
+    number = frame.graph.table.find(frame.node, id)
     if number == NONE:
-        return quick_create(<Frame>frame, id, &request)
-    row = &(<Frame>frame).graph.table.rows[number]
-    if (<Frame>frame).mode == 0 or not agrees(
-            <Spec>(<Frame>frame).graph.specs[row.spec], (<Frame>frame).defaults.dtype,
-            &request):
+        return quick_create(frame, id, request)
+    row = &frame.graph.table.rows[number]
+    if frame.mode == 0 or not agrees(
+            <Spec>frame.graph.specs[row.spec], frame.defaults.dtype,
+            request):
         return NULL
     handle = row.handle
-    if handle != NULL and Py_REFCNT(handle) > 0:
-        Py_INCREF(<object>handle)
+    if handle != NULL and try_own(handle):
         return handle
-    made = (<Frame>frame).graph.handle(number)
+    made = frame.graph.handle(number)
     Py_INCREF(made)
     return <PyObject *>made
 

@@ -108,10 +108,12 @@ cdef int resume(Stack new, Stack old) except -1:
 
 
 cdef Registry switched_from(GraphSwitch switch):
+    cdef Registry graph
     if switch.top is not None:
         return switch.top.graph
     if switch.graph is None:
-        return default_graph if switch.serial == default_graph.serial else None
+        graph = the_default_graph()
+        return graph if switch.serial == graph.serial else None
     return switch.graph
 
 
@@ -214,22 +216,27 @@ def replace_default_graph(Registry graph not None):
 
 
 cdef int replace(Registry graph) except -1:
-    global default_graph
+    global default_graph, default_serial
     cdef Stack stack = current_stack()
     cdef Frame top = top_of(stack)
-    if default_graph is not None:
+    cdef Registry old = the_default_graph()
+    cdef Held held
+    if old is not None:
         if top is not None and top.kind != BOTTOM:
             raise errors.OpenScopeError.reset(described(top))
         if stack.switches is not None:
             raise errors.OpenScopeError.reset(describe_switch(stack.switches))
-        default_graph = graph
-        publish(emptied(stack))
+    hold(&held, <PyObject *>COMMON)
     default_graph = graph
+    store(default_serial, graph.serial)
+    release(&held)
+    if old is not None:
+        publish(emptied(stack, graph))
 
 
-cdef Stack emptied(Stack stack):
+cdef Stack emptied(Stack stack, Registry graph):
     cdef Stack new = Stack.__new__(Stack)
-    new.others, new.serial = stack.others, default_graph.serial
+    new.others, new.serial = stack.others, graph.serial
     return new
 
 
@@ -245,9 +252,13 @@ cdef class NameScopeEntry:
 
     def __enter__(self):
         cdef bint collecting = hold_collector()
+        cdef Registry graph = graph_of(current_stack())
+        cdef Held held
+        hold(&held, <PyObject *>graph)
         try:
             return self.enter()
         finally:
+            release(&held)
             release_collector(collecting)
 
     def __exit__(self, exception_type, exception, traceback):

@@ -18,8 +18,9 @@ cdef extern from *:
     /* Most handles live for a moment: get_variable makes one that the caller does not keep.
        Cython's free lists serve the class they are declared on only, not a subclass written in
        Python, so the one subclass that is used gets a small store of its own. */
-    #define VARSCOPE_STORE 64
     static PyTypeObject *varscope_stored_type;
+    #ifndef Py_GIL_DISABLED
+    #define VARSCOPE_STORE 64
     static PyObject *varscope_store[VARSCOPE_STORE];
     static int varscope_stored = 0;
 
@@ -52,6 +53,10 @@ cdef extern from *:
         else
             PyObject_GC_Del(object);
     }
+    #else
+    /* Threads would be in each other's way, and the allocator has a store a thread. */
+    #define varscope_free PyObject_GC_Del
+    #endif
     static void (*varscope_let_go)(PyObject *);
     static destructor varscope_dealloc_base;
 
@@ -62,7 +67,9 @@ cdef extern from *:
             return;
         }
         PyObject_GC_UnTrack(object);
+    #ifndef Py_GIL_DISABLED
         if (*(PyObject **)((char *)object + type->tp_weaklistoffset) != NULL)
+    #endif
             PyObject_ClearWeakRefs(object);
         varscope_let_go(object);
         varscope_free(object);
@@ -70,15 +77,13 @@ cdef extern from *:
     }
     static void varscope_keep_store(PyTypeObject *type, PyTypeObject *base,
                                     void (*let_go)(PyObject *)) {
-    #ifndef Py_GIL_DISABLED
         varscope_stored_type = type;
         varscope_let_go = let_go;
         varscope_dealloc_base = base->tp_dealloc;
+        type->tp_dealloc = varscope_dealloc;
+    #ifndef Py_GIL_DISABLED
         type->tp_alloc = varscope_alloc;
         type->tp_free = varscope_free;
-        type->tp_dealloc = varscope_dealloc;
-    #else
-        (void)type; (void)base; (void)let_go;
     #endif
     }
     """
@@ -90,10 +95,14 @@ cdef void let_go(PyObject *dying) noexcept:
     """What deallocating a handle means; it is never owned here, or it would be let go of twice."""
     cdef PyObject *graph = <PyObject *>(<Handle>dying).graph
     cdef Row *row
-    if (<Handle>dying).row != NONE and graph != <PyObject *>None:
-        row = &(<Registry>graph).table.rows[(<Handle>dying).row]
-        if row.handle == dying:
-            row.handle = NULL
+    cdef Held held
+    if graph != <PyObject *>None:
+        hold(&held, graph)                     # from here on no other thread looks at it
+        if (<Handle>dying).row != NONE:
+            row = &(<Registry>graph).table.rows[(<Handle>dying).row]
+            if row.handle == dying:
+                row.handle = NULL
+        release(&held)
     Py_XDECREF(graph)
 
 
@@ -130,20 +139,35 @@ cdef class Handle:
     @property
     def path(self):
         """The full name by which `get_variable` finds it: scope path, slash, name."""
+        cdef Held held
         self.check()
-        return self.graph.row_path(self.row)
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            return self.graph.row_path(self.row)
+        finally:
+            release(&held)
 
     @property
     def op_name(self):
         """The name as an op: the path, with a suffix where another op had that name first."""
-        self.check()
-        return self.graph.op_name(self.row)
+        return self.op_text()
 
     @property
     def name(self):
         """The op name followed by the output's number, always `:0`."""
+        return self.op_text() + ":0"
+
+    @cython.final
+    cdef inline str op_text(self):
+        cdef Held held
         self.check()
-        return self.graph.op_name(self.row) + ":0"
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            return self.graph.op_name(self.row)
+        finally:
+            release(&held)
 
     @property
     def _index(self):
@@ -155,16 +179,34 @@ cdef class Handle:
 
     @property
     def _spec(self):
+        return self.spec_now()
+
+    @cython.final
+    cdef Spec spec_now(self):
+        cdef Held held
         self.check()
-        return <Spec>self.graph.specs[self.graph.table.rows[self.row].spec]
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            return <Spec>self.graph.specs[self.graph.table.rows[self.row].spec]
+        finally:
+            release(&held)
 
     @_spec.setter
     def _spec(self, Spec spec not None):
         """Nothing where another thread has settled another shape meanwhile: that one counts."""
-        cdef Spec now
-        cdef uint32_t number
+        cdef Held held
         self.check()
-        number = self.graph.spec_id(spec)
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.settle_spec(spec)
+        finally:
+            release(&held)
+
+    @cython.final
+    cdef int settle_spec(self, Spec spec) except -1:
+        cdef Spec now
+        cdef uint32_t number = self.graph.spec_id(spec)
         if self.graph.slabs is not None:
             # The row may have its place already, and who has a place is known to have a fit.
             self.graph.slabs.look_up(number)
@@ -172,76 +214,111 @@ cdef class Handle:
         now = self.graph.specs[self.graph.table.rows[self.row].spec]
         if now.size < 0 or now.shape == spec.shape:
             self.graph.table.rows[self.row].spec = number
+        return 0
 
     @property
     def _whole(self):
         """What is kept of the variable that was made in parts and may have this one as a part."""
         cdef Node *node
+        cdef Held held
         self.check()
-        node = &self.graph.tree.nodes[self.graph.table.rows[self.row].node]
-        if node.parent == NONE or not self.graph.names.names[node.name].of_partition:
-            return None
-        return self.graph.partition(node.parent, node.name)
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            node = &self.graph.tree.nodes[self.graph.table.rows[self.row].node]
+            if node.parent == NONE or not self.graph.names.names[node.name].of_partition:
+                return None
+            return self.graph.partition(node.parent, node.name)
+        finally:
+            release(&held)
 
     @property
     def _spec_number(self):
+        return self.row_now().spec
+
+    @cython.final
+    cdef inline Row row_now(self) except *:
+        """The row as it is.  What it points to may go at any time, but tags and numbers stay."""
+        cdef Row row
+        cdef Held held
         self.check()
-        return self.graph.table.rows[self.row].spec
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            row = self.graph.table.rows[self.row]
+        finally:
+            release(&held)
+        return row
 
     @property
     def _filled(self):
         """Whether there is a content; asking makes none."""
-        self.check()
-        return is_filled(self.graph.table.rows[self.row].content)
+        return is_filled(self.row_now().content)
 
     @property
     def _content(self):
-        cdef PyObject *content
+        cdef PyObject *tag = NULL
+        cdef Held held
         self.check()
-        content = self.graph.table.rows[self.row].content
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            content = self.content_now(&tag)
+        finally:
+            release(&held)
+        return self.promoted(tag) if tag != NULL else content
+
+    @cython.final
+    cdef inline object content_now(self, PyObject **tag):
+        """The content, None where there is none, or the tag that stands in its place."""
+        cdef PyObject *content = self.graph.table.rows[self.row].content
         if not is_filled(content):
             return None
-        return self.promoted(content) if is_tag(content) else <object>content
-
-    @_content.setter
-    def _content(self, content not None):
-        cdef PyObject *old
-        self.check()
-        old = self.graph.table.rows[self.row].content
-        Py_INCREF(content)
-        self.graph.table.rows[self.row].content = <PyObject *>content
-        drop_content(old)
+        if is_tag(content):
+            tag[0] = content
+            return None
+        return <object>content
 
     @cython.final
     cdef object promoted(self, PyObject *tag):
         """The object that takes the place of a tag."""
         cdef Row *row
+        cdef Held held
         made = self._content_at(place_of(tag))
-        self.check()                           # making it may have run any code
-        row = &self.graph.table.rows[self.row]
-        if row.content != tag:
-            return <object>row.content         # another thread was quicker
-        Py_INCREF(made)
-        row.content = <PyObject *>made
-        return made
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()                       # making it may have run any code
+            row = &self.graph.table.rows[self.row]
+            if is_tag(row.content):
+                Py_INCREF(made)
+                row.content = <PyObject *>made
+            return <object>row.content         # maybe another thread was quicker
+        finally:
+            release(&held)
 
     def _settle(self, content):
         """Make this what was materialised, unless another thread was quicker; what counts now."""
         cdef Row *row
+        cdef PyObject *tag = NULL
+        cdef Held held
         self.check()
-        row = &self.graph.table.rows[self.row]
-        if not is_filled(row.content):
-            Py_INCREF(content)
-            row.content = <PyObject *>content
-        return self._content
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            row = &self.graph.table.rows[self.row]
+            if not is_filled(row.content):
+                Py_INCREF(content)
+                row.content = <PyObject *>content
+            content = self.content_now(&tag)
+        finally:
+            release(&held)
+        return self.promoted(tag) if tag != NULL else content
 
     # --- of a graph that keeps its variables in slabs
     @property
     def _filled_place(self):
         """The byte of its slab where its values begin, while there is no object for them."""
-        cdef PyObject *content
-        self.check()
-        content = self.graph.table.rows[self.row].content
+        cdef PyObject *content = self.row_now().content
         return place_of(content) if is_tag(content) and is_filled(content) else None
 
     def _place(self):
@@ -250,9 +327,19 @@ cdef class Handle:
         None where they are there already, and where only the heap will do: for elements of no
         bytes.  All variables that were created earlier get their places first.
         """
+        cdef Held held
+        self.check()
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            return self.placed()
+        finally:
+            release(&held)
+
+    @cython.final
+    cdef object placed(self):
         cdef PyObject *content
         cdef uint32_t spec
-        self.check()
         while self.graph.table.rows[self.row].content == NULL:
             spec = self.graph.table.rows[self.row].spec
             self.graph.slabs.look_up(spec)
@@ -268,14 +355,24 @@ cdef class Handle:
 
     def _copy_in(self, values):
         """Put values in their place at once, before any other thread runs; False if some are."""
-        cdef Row *row
-        cdef Slab *slab
         cdef Py_buffer view
-        cdef Spec spec
-        cdef bint first
+        cdef Held held
         self.check()
         PyObject_GetBuffer(values, &view, PyBUF_C_CONTIGUOUS)
-        row = &self.graph.table.rows[self.row]
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            return self.copied_in(&view)
+        finally:
+            release(&held)
+            PyBuffer_Release(&view)
+
+    @cython.final
+    cdef bint copied_in(self, Py_buffer *view) except -1:
+        cdef Row *row = &self.graph.table.rows[self.row]
+        cdef Slab *slab
+        cdef Spec spec
+        cdef bint first
         spec = <Spec>self.graph.specs[row.spec]
         first = (is_tag(row.content) and not is_filled(row.content)
                  and view.len == spec.size * spec.itemsize)
@@ -283,22 +380,26 @@ cdef class Handle:
             slab = &self.graph.slabs.items[self.graph.slabs.fits[row.spec].slab]
             memcpy(<char *>slab.memory.buf + place_of(row.content), view.buf, view.len)
             row.content = <PyObject *>(<size_t>row.content | FILLED)
-        PyBuffer_Release(&view)
         return first
 
     def _mark(self, bint filled):
         """Note that the values are being written in place (False), or that they are there now."""
         cdef Row *row
+        cdef Held held
         self.check()
-        row = &self.graph.table.rows[self.row]
-        if is_tag(row.content):
-            row.content = <PyObject *>(<size_t>row.content | (FILLED if filled else DIRTY))
+        hold(&held, <PyObject *>self.graph)
+        try:
+            self.check()
+            row = &self.graph.table.rows[self.row]
+            if is_tag(row.content):
+                row.content = <PyObject *>(<size_t>row.content | (FILLED if filled else DIRTY))
+        finally:
+            release(&held)
 
     @property
     def creation_site(self):
         """`(file, line, function)` of the call that created the variable."""
-        self.check()
-        return site_text(self.graph.sites[self.graph.table.rows[self.row].site])
+        return site_text(self.graph.site(self.row_now().site))
 
 
 def site_text(tuple site):

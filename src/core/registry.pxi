@@ -14,6 +14,7 @@ cdef class Registry:
 
     def __cinit__(self, *args, **kwargs):
         global next_serial
+        cdef Held held
         self.names = NameTable()
         self.tree = ScopeTree(self.names)
         self.table = VariableTable(self.tree)
@@ -22,8 +23,12 @@ cdef class Registry:
         self.specs, self.spec_ids = [], {}
         self.sites, self.site_ids = [], {}
         self.renamed, self.derived, self.partitions = {}, {}, {}
+        hold(&held, <PyObject *>COMMON)
         self.serial = next_serial
         next_serial += 1
+        release(&held)
+        if free_threaded:
+            graphs_alive.add(self)
 
     # --- text to numbers and back
     @cython.final
@@ -72,6 +77,25 @@ cdef class Registry:
         return self.scope_text(node, 0)
 
     @cython.final
+    cdef str path_of(self, uint32_t node):
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        try:
+            return self.scope_text(node, 0)
+        finally:
+            release(&held)
+
+    @cython.final
+    cdef tuple site(self, uint32_t number):
+        """What is noted of a creation site, as doors ask."""
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        try:
+            return self.sites[number]
+        finally:
+            release(&held)
+
+    @cython.final
     cdef str join(self, uint32_t node, uint32_t name):
         cdef str leaf = self.names.text(name)
         return leaf if node == ROOT else f"{self.path(node)}/{leaf}"
@@ -110,6 +134,8 @@ cdef class Registry:
         """The one live handle of a row, made when nobody holds one."""
         cdef Row *r = &self.table.rows[row]
         cdef Handle new
+        if free_threaded:
+            return self.shared_handle(row)
         # Nobody owns a handle whose weak references are just being told that it dies.
         if r.handle != NULL and Py_REFCNT(r.handle) > 0:
             return <object>r.handle
@@ -122,6 +148,27 @@ cdef class Registry:
             return <object>r.handle
         r.handle = <PyObject *>new
         return new
+
+    @cython.final
+    cdef object shared_handle(self, uint32_t row):
+        """The same where another thread may be letting go of the handle in this moment.
+
+        It does so in `let_go`, while the graph is held: so there is an object behind the pointer,
+        and only whether anybody owns it is open.
+        """
+        cdef Handle new
+        cdef PyObject *found = self.table.rows[row].handle
+        if found == NULL or not try_own(found):
+            new = new_handle()
+            found = self.table.rows[row].handle        # making one may have let others in
+            if found == NULL or not try_own(found):
+                new.graph, new.row = self, row
+                mark(<PyObject *>new)
+                self.table.rows[row].handle = <PyObject *>new
+                return new
+        made = <object>found
+        Py_XDECREF(found)
+        return made
 
     @cython.final
     cdef uint32_t spec_id(self, Spec spec) except NONE:
@@ -151,7 +198,7 @@ cdef class Registry:
         cdef Handle new
         cdef Creation creation = noted() if journals else None
         if self.finalized:
-            raise errors.FinalizedGraphError.variable(self.join(node, name))
+            refuse_variable(self.join(node, name))
         new = new_handle()
         # Finding the site may have started a collection, and that somebody's code.  From here on
         # nothing can: a graph to which nothing was added since still lacks the name.
@@ -173,6 +220,7 @@ cdef class Registry:
             self.rename(node, name, creation)
         new.row = self.table.add(node, name, spec, site)
         new.graph = self
+        mark(<PyObject *>new)
         self.table.rows[new.row].handle = <PyObject *>new
         if creation is not None:
             creation.handle = new
@@ -228,11 +276,13 @@ cdef class Registry:
         drop_content(content)
         return 0
 
+    @cython.critical_section
     def _find(self, str op_name):
         """The variable of this full name, or None."""
         cdef uint32_t row = self.find_row(ROOT, exact(op_name, "name"))
         return None if row == NONE else self.handle(row)
 
+    @cython.critical_section
     def _add(self, str op_name, Spec spec not None):
         """Register a variable; returns None when the name was taken meanwhile."""
         cdef uint32_t node = ROOT, site, id
@@ -247,6 +297,7 @@ cdef class Registry:
         """What is kept of the variable of this name that was made in parts, or None."""
         return self.partitions.get(partition_key(node, name))
 
+    @cython.critical_section
     def _partition(self, str path):
         """What is kept of the variable of this full name that was made in parts, or None."""
         cdef uint32_t node = ROOT, id
@@ -263,10 +314,12 @@ cdef class Registry:
             node = self.seek(ROOT, path[:slash])
         return None if node == NONE else self.partition(node, id)
 
+    @cython.critical_section
     def _shared_spec(self, Spec spec not None):
         """The spec of this graph that is equal."""
         return self.specs[self.spec_id(spec)]
 
+    @cython.critical_section
     def _partitions(self):
         """`[(path, what is kept), ...]` of all variables that were made in parts, in order."""
         cdef list found = []
@@ -276,6 +329,7 @@ cdef class Registry:
             found.append((self.join(<uint32_t>(key >> 32), <uint32_t>key), kept))
         return found
 
+    @cython.critical_section
     def _add_parts(self, str path, kept, list specs, list handles):
         """Register a variable as path/part_0, path/part_1, ... of these specs: all, or none.
 
@@ -289,7 +343,7 @@ cdef class Registry:
         cdef list journal = journals.get(PyThread_get_thread_ident()) if journals else None
         cdef bint collecting
         if self.finalized:
-            raise errors.FinalizedGraphError.variable(path)
+            refuse_variable(path)
         name = self.locate(&node, exact(path, "name"))
         below = self.tree.child(node, name)
         site = current_site(self)
@@ -336,6 +390,7 @@ cdef class Registry:
                 return False
         return True
 
+    @cython.critical_section
     def _load_partition(self, str path, kept):
         """Note a variable made in parts as it was elsewhere; its parts are loaded by themselves."""
         cdef uint32_t node = ROOT
@@ -343,6 +398,7 @@ cdef class Registry:
         self.partitions[partition_key(node, name)] = kept
         self.names.names[name].of_partition = True
 
+    @cython.critical_section
     def _load(self, str path, Spec spec not None, suffix, site):
         """Register a variable as it was elsewhere: op name and creation site are given."""
         cdef uint32_t node = ROOT
@@ -358,6 +414,7 @@ cdef class Registry:
         self.table.reserve(node)
         self.table.add(node, name, id, number)
 
+    @cython.critical_section
     def _op_state(self):
         """What OpNames holds: [(path, counter), ...] and [(path, [(first, last, counter)]), ...].
 
@@ -382,6 +439,7 @@ cdef class Registry:
                     families.append((self.join(slot.a, slot.b), op_names.listed(slot.value)))
         return list(counters.items()), families
 
+    @cython.critical_section
     def _load_op_state(self, state):
         cdef NameScopeRef scope
         cdef uint32_t name, k
@@ -392,47 +450,62 @@ cdef class Registry:
             scope.index = 0
             self.use(&scope, name, counter)
         for path, runs in families:
-            *above, leaf = path.split("/")
+            *above, leaf = (<str>path).split("/")
             scope.node = ROOT
             for part in above:
-                name = self.names.intern(part.removesuffix("_*"))
-                scope.node = self.tree.child(
-                    scope.node, name | FAMILY if part.endswith("_*") else name)
+                if (<str>part).endswith("_*"):
+                    name = self.names.intern(part[:len(part) - 2]) | FAMILY
+                else:
+                    name = self.names.intern(part)
+                scope.node = self.tree.child(scope.node, name)
             name = self.names.intern(leaf)
             for first, last, counter in runs:
                 for k in range(first, last + 1):
                     scope.index = k
                     self.use(&scope, name, counter)
 
+    @cython.critical_section
     def _suffix(self, Py_ssize_t row):
         return self.renamed.get(row, 0)
 
     def _renamed_row(self, str op_name):
         """The variable of this op name where that is its path with a suffix, or -1."""
+        cdef uint32_t row
+        cdef Held held
         base, _, suffix = op_name.rpartition("_")
         if not base or not suffix.isdecimal():
             return -1
-        row = self._row(base)
-        return row if row >= 0 and str(self.renamed.get(row)) == suffix else -1
+        hold(&held, <PyObject *>self)
+        try:
+            row = self.find_row(ROOT, exact(base, "name"))
+            known = None if row == NONE else self.renamed.get(row)
+        finally:
+            release(&held)
+        return -1 if known is None or str(known) != suffix else row
 
+    @cython.critical_section
     def finalize(self):
         """Refuse new variables and op names from now on; existing ones can be used and set."""
         self.finalized = True
 
     # --- bulk access for the layers above; rows are in the order of creation
+    @cython.critical_section
     def _count(self):
         return self.table.count
 
+    @cython.critical_section
     def _handle(self, Py_ssize_t row):
         if not 0 <= row < self.table.count:
             raise IndexError(row)
         return self.handle(<uint32_t>row)
 
+    @cython.critical_section
     def _row(self, str op_name):
         """The number of a variable in the order of creation, or -1."""
         cdef uint32_t row = self.find_row(ROOT, exact(op_name, "name"))
         return -1 if row == NONE else row
 
+    @cython.critical_section
     def _op_names(self):
         """All op names, as a list; a scope's text is made once a run of rows."""
         cdef Py_ssize_t row
@@ -450,6 +523,7 @@ cdef class Registry:
                 names[row] = suffixed(names[row], suffix)
         return names
 
+    @cython.critical_section
     def _rows_in(self, key, str scope=None):
         """The rows of a collection, those of one scope only where one is given."""
         cdef list chosen = []
@@ -457,6 +531,7 @@ cdef class Registry:
             chosen.append(key in (<Spec>spec).collections)
         return self.rows_of(chosen, scope)
 
+    @cython.critical_section
     def _regularized(self, str scope=None):
         """The rows of variables with a regularizer, those of one scope only where one is given."""
         cdef list chosen = []
@@ -487,6 +562,7 @@ cdef class Registry:
             node = self.tree.nodes[node].parent
         return node == ancestor
 
+    @cython.critical_section
     def _leaves_like(self, str scope, str leaf, Py_ssize_t limit):
         """Full names that somebody may have meant: the same leaf anywhere, or the same scope."""
         cdef uint32_t row, node = self.seek(ROOT, scope) if scope else ROOT
@@ -499,6 +575,7 @@ cdef class Registry:
                     break
         return names
 
+    @cython.critical_section
     def _totals(self):
         """(elements, bytes) of all variables whose shape is known."""
         cdef uint32_t row
@@ -520,6 +597,7 @@ cdef class Registry:
         """Keep the variables in slabs whose memory the storage provides: see Slabs."""
         self.slabs = Slabs(self, storage)
 
+    @cython.critical_section
     def _first_unfilled(self):
         """The first row that is only declared, or how many there are: values never go again."""
         while self.filled < self.table.count and is_filled(
@@ -527,6 +605,7 @@ cdef class Registry:
             self.filled += 1
         return self.filled
 
+    @cython.critical_section
     def _place_rows(self, list handles, uint32_t last):
         """Give the first rows their places, or these handles theirs; {dtype: bytes in use}.
 
@@ -544,6 +623,7 @@ cdef class Registry:
             used[dtype] = self.slabs.items[<uint32_t>number].used
         return used
 
+    @cython.critical_section
     def _all_specs(self):
         return list(self.specs)
 
@@ -700,6 +780,24 @@ cdef class Registry:
         return "/".join(parts)
 
     @cython.final
+    cdef str name_scope_path_of(self, NameScopeRef ref):
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        try:
+            return self.name_scope_path(ref)
+        finally:
+            release(&held)
+
+    @cython.final
+    cdef bint lies_below(self, uint32_t node, uint32_t ancestor):
+        cdef Held held
+        cdef bint answer
+        hold(&held, <PyObject *>self)
+        answer = self.below(node, ancestor)
+        release(&held)
+        return answer
+
+    @cython.final
     cdef str name_scope_path(self, NameScopeRef ref):
         cdef str path = self.scope_text(ref.node, ref.index)
         if ref.base == NONE:
@@ -709,6 +807,7 @@ cdef class Registry:
             leaf = suffixed(leaf, ref.suffix)
         return f"{path}/{leaf}" if path else leaf
 
+    @cython.critical_section
     def unique_name(self, name, mark_as_used=True):
         """A name for an op: `name`, or `name_1`, `name_2`, ..., below the current name scope.
 
@@ -733,9 +832,14 @@ cdef class Registry:
         self.unique(&scope, exact(name, "name"), bool(mark_as_used))
         return self.name_scope_path(scope)
 
+    @cython.critical_section
     def get_name_scope(self):
         """The current name scope of this graph, without a trailing slash; '' at the root."""
         return self.name_scope_path(name_scope_of(self))
+
+
+cdef int refuse_variable(str path) except -1:
+    raise errors.FinalizedGraphError.variable(path)
 
 
 cdef inline object partition_key(uint32_t node, uint32_t name):
@@ -746,24 +850,67 @@ cdef inline str suffixed(str base, uint32_t suffix):
     return f"{base}_{suffix}"
 
 
+# What Python objects that several threads share keep in slots: read and set in one step.
+
 def swap_live(kept, old, new):
     """Put `new` in the place of `old` as what a partition knows to be live, if that still is."""
-    if kept.live is not old:
-        return False
-    kept.live = new                        # a slot: no other code runs between these lines
-    return True
+    cdef Held held
+    hold(&held, <PyObject *>COMMON)
+    try:
+        if kept.live is not old:
+            return False
+        kept.live = new
+        return True
+    finally:
+        release(&held)
+
+
+def count_write(content):
+    """Note that the values of a variable were set once more."""
+    cdef Held held
+    hold(&held, <PyObject *>COMMON)
+    try:
+        content.version += 1
+    finally:
+        release(&held)
+
+
+def swap_cached(content, version, made):
+    """Keep a copy of the values of this version, unless one of them, or of later ones, is kept.
+
+    Returns the pair that is kept.
+    """
+    cdef Held held
+    before = content.cached                    # let go of when nothing is held
+    hold(&held, <PyObject *>COMMON)
+    try:
+        kept = content.cached
+        if kept is None or kept[0] < version:
+            content.cached = kept = (version, made)
+    finally:
+        release(&held)
+    return kept
 
 
 # === Where a variable was created ===============================================================
 
-cdef struct RecentSite:
-    PyObject *code             # borrowed: compared only with a code object that is running
-    int instruction
-    uint64_t graph
-    uint32_t site
+cdef extern from *:
+    """
+    typedef struct {
+        PyObject *code;        /* borrowed: compared only with a code object that is running */
+        int instruction;
+        uint64_t graph;
+        uint32_t site;
+    } varscope_site;
+    static VARSCOPE_OF_THREAD varscope_site varscope_recent_sites[64];
+    """
+    ctypedef struct RecentSite "varscope_site":
+        PyObject *code
+        int instruction
+        uint64_t graph
+        uint32_t site
+    RecentSite recent_sites "varscope_recent_sites"[64]
 
-cdef RecentSite recent_sites[64]
-memset(recent_sites, 0, sizeof(recent_sites))
 cdef str package_folder = __file__.rpartition("_scopecore")[0]
 
 
@@ -824,7 +971,7 @@ cdef Origin origin_here(Registry graph, uint32_t node):
 
 cdef tuple origin_facts(Registry graph, Origin origin):
     """(scope, code, instruction), for `creation`."""
-    return None if origin is None else (graph.path(origin.node), *graph.sites[origin.site])
+    return None if origin is None else (graph.path_of(origin.node), *graph.site(origin.site))
 
 
 cdef Origin origin_in(Registry graph, Registry other, Origin origin):
@@ -834,9 +981,9 @@ cdef Origin origin_in(Registry graph, Registry other, Origin origin):
     if origin is None or graph is other:
         return origin
     new = Origin.__new__(Origin)
-    site = other.sites[origin.site]
+    site = other.site(origin.site)
     new.site = intern_site(graph, site[0], site[1])
-    new.node = graph.open_path(ROOT, other.path(origin.node)) if origin.node != ROOT else ROOT
+    new.node = graph.open_path(ROOT, other.path_of(origin.node)) if origin.node != ROOT else ROOT
     return new
 
 
@@ -885,12 +1032,19 @@ def all_or_nothing(function, /, *args, **kwargs):
 
 cdef int take_back(object entry) except -1:
     cdef Creation creation
+    cdef Registry graph
+    cdef Held held
     if not isinstance(entry, Creation):
         entry()
         return 0
     creation = <Creation>entry
     if creation.handle is not None:
-        creation.handle.graph.withdraw(creation)
+        graph = creation.handle.graph
+        hold(&held, <PyObject *>graph)
+        try:
+            graph.withdraw(creation)
+        finally:
+            release(&held)
     return 0
 
 

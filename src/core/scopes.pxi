@@ -50,12 +50,12 @@ cdef class VariableScope:
     @property
     def name(self):
         """The path, '' for the root."""
-        return self.graph.path(self.node)
+        return self.graph.path_of(self.node)
 
     @property
     def original_name_scope(self):
         """The name scope of the first opening, with a trailing slash; '' at the root."""
-        path = self.graph.name_scope_path(self.opened_as)
+        path = self.graph.name_scope_path_of(self.opened_as)
         return path + "/" if path else ""
 
     @property
@@ -65,37 +65,46 @@ cdef class VariableScope:
 
     @property
     def initializer(self):
-        return self.defaults.initializer
+        return settings_of(self).initializer
 
     @property
     def regularizer(self):
-        return self.defaults.regularizer
+        return settings_of(self).regularizer
 
     @property
     def caching_device(self):
-        return self.defaults.caching_device
+        return settings_of(self).caching_device
 
     @property
     def partitioner(self):
-        return self.defaults.partitioner
+        return settings_of(self).partitioner
 
     @property
     def custom_getter(self):
-        return self.defaults.custom_getter
+        return settings_of(self).custom_getter
 
     @property
     def dtype(self):
         """The default dtype, a `numpy.dtype`."""
-        return self.defaults.dtype
+        return settings_of(self).dtype
 
     @property
     def constraint(self):
-        return self.defaults.constraint
+        return settings_of(self).constraint
 
     def reuse_variables(self):
         """Return existing variables from here on; there is no way back in this scope."""
+        cdef Held held
+        cdef Origin old = origin_of(self), origin
         self.mode = SHARE
-        self.reuse_origin = origin_here(self.graph, self.node)
+        hold(&held, <PyObject *>self.graph)
+        try:
+            origin = origin_here(self.graph, self.node)
+        finally:
+            release(&held)
+        hold(&held, <PyObject *>self)
+        self.reuse_origin = origin
+        release(&held)
         scope_changed(self)
 
     def set_initializer(self, initializer):
@@ -122,7 +131,14 @@ cdef class VariableScope:
         self.set_default(6, constraint)
 
     cdef int set_default(self, int field, object value) except -1:
-        self.defaults = self.defaults.replaced(field, value)
+        cdef Held held
+        cdef Defaults old                      # let go of when the scope is not held
+        hold(&held, <PyObject *>self)
+        try:
+            old = self.defaults
+            self.defaults = old.replaced(field, value)
+        finally:
+            release(&held)
         scope_changed(self)
         return 0
 
@@ -130,7 +146,7 @@ cdef class VariableScope:
                      trainable=True, collections=None, caching_device=None, partitioner=None,
                      validate_shape=True, custom_getter=None, *, constraint=None):
         """`varscope.get_variable` in this scope, whether it is open or not."""
-        return get_in(self.graph, self.node, self.defaults, self.mode, self.reuse_origin,
+        return get_in(self.graph, self.node, settings_of(self), self.mode, origin_of(self),
                       name, shape, dtype, initializer, regularizer, trainable, collections,
                       caching_device, partitioner, validate_shape, custom_getter, constraint)
 
@@ -163,7 +179,7 @@ cdef class VariableScope:
         return f"<VariableScope {self.name!r} reuse={self.reuse!r} dtype={self.dtype}>"
 
     def __reduce__(self):
-        d = self.defaults
+        d = settings_of(self)
         return restored_scope, (self.name, self.original_name_scope, self.reuse,
                                 d.initializer, d.regularizer, d.caching_device, d.partitioner,
                                 d.custom_getter, d.dtype, d.constraint)
@@ -175,13 +191,38 @@ cdef class VariableScope:
         return copied_scope(self, memo.get(id(self.graph), self.graph))
 
 
+cdef inline Defaults settings_of(VariableScope scope):
+    """What is set on a scope, which another thread may be setting."""
+    cdef Held held
+    cdef Defaults settings
+    hold(&held, <PyObject *>scope)
+    settings = scope.defaults
+    release(&held)
+    return settings
+
+
+cdef inline Origin origin_of(VariableScope scope):
+    cdef Held held
+    cdef Origin origin
+    hold(&held, <PyObject *>scope)
+    origin = scope.reuse_origin
+    release(&held)
+    return origin
+
+
 cdef VariableScope copied_scope(VariableScope scope, Registry graph):
     cdef VariableScope new = VariableScope.__new__(VariableScope)
-    new.graph, new.defaults, new.mode = graph, scope.defaults, scope.mode
-    new.reuse_origin = origin_in(graph, scope.graph, scope.reuse_origin)
-    new.node, new.opened_as = scope.node, opened_in(graph, scope)
-    if graph is not scope.graph:
-        new.node = graph.open_path(ROOT, scope.name) if scope.node != ROOT else ROOT
+    cdef Held held
+    new.graph, new.defaults, new.mode = graph, settings_of(scope), scope.mode
+    name = scope.name
+    hold(&held, <PyObject *>graph)
+    try:
+        new.reuse_origin = origin_in(graph, scope.graph, origin_of(scope))
+        new.node, new.opened_as = scope.node, opened_in(graph, scope)
+        if graph is not scope.graph:
+            new.node = graph.open_path(ROOT, name) if scope.node != ROOT else ROOT
+    finally:
+        release(&held)
     return new
 
 
@@ -197,15 +238,20 @@ def restored_scope(name, original_name_scope, reuse, *defaults):
     """A pickled scope, in the graph that is current where it is unpickled."""
     cdef VariableScope scope = VariableScope.__new__(VariableScope)
     cdef Defaults restored = PLAIN
+    cdef Held held
     cdef int field
     for field in range(7):
         if defaults[field] is not None:
             restored = restored.replaced(field, defaults[field])
     scope.graph = graph_of(current_stack())
     scope.defaults = restored
-    scope.node = scope.graph.open_path(ROOT, name) if name else ROOT
     scope.mode = 0 if reuse is False else mode_of(reuse)
-    scope.opened_as = path_ref(scope.graph, original_name_scope.rstrip("/"))
+    hold(&held, <PyObject *>scope.graph)
+    try:
+        scope.node = scope.graph.open_path(ROOT, name) if name else ROOT
+        scope.opened_as = path_ref(scope.graph, original_name_scope.rstrip("/"))
+    finally:
+        release(&held)
     return scope
 
 
@@ -239,7 +285,7 @@ cdef int rebuild(VariableScope scope) except -1:
     for frame in reversed(above[:lowest + 1]):
         new = frame.copied(new)
         if new.scope is scope:
-            new.defaults, new.mode = scope.defaults, scope.mode
+            new.defaults, new.mode = settings_of(scope), scope.mode
             new.settle()
     return put_stack(stack, new, stack.marks, stack.length)
 
@@ -280,7 +326,7 @@ cdef VariableScope current_scope():
         # opened it, nor the other way round: it goes on with an object of its own.
         frame = frame.copied(frame.below)
         frame.scope = scope_at(frame.graph, frame.node, frame.defaults, frame.mode,
-                               frame.scope.reuse_origin, frame.scope.opened_as)
+                               origin_of(frame.scope), frame.scope.opened_as)
         put_stack(stack, frame, stack.marks, stack.length)
     return frame.scope
 
@@ -315,12 +361,12 @@ cdef class ScopeEntry:
         cdef bint collecting
         if self.plain and (not collects_anywhere or graph_of(current_stack()).names.find(
                 <PyObject *>self.name_or_scope) != NONE):
-            return enter_scope(self)       # makes nothing that could start a collection
+            return entered(self)           # makes nothing that could start a collection
         if self.switch is not None:
             self.switch.__enter__()
         collecting = hold_collector()
         try:
-            return enter_scope(self)
+            return entered(self)
         except BaseException:
             if self.switch is not None:
                 self.switch.__exit__(None, None, None)
@@ -352,6 +398,22 @@ cdef struct Sibling:
     uint32_t suffix
 
 
+cdef inline VariableScope entered(ScopeEntry entry):
+    if free_threaded:
+        return enter_held(entry)
+    return enter_scope(entry)
+
+
+cdef VariableScope enter_held(ScopeEntry entry):
+    cdef Registry graph = graph_of(current_stack())
+    cdef Held held
+    hold(&held, <PyObject *>graph)
+    try:
+        return enter_scope(entry)
+    finally:
+        release(&held)
+
+
 cdef VariableScope enter_scope(ScopeEntry entry):
     """Push a frame.  A new op name is taken only when nothing else can be refused any more."""
     cdef Frame frame = Frame.__new__(Frame)
@@ -369,7 +431,7 @@ cdef VariableScope enter_scope(ScopeEntry entry):
     prolong(frame, stack)
     parent = frame.node
     if frame.below is not None:
-        origin = frame.below.scope.reuse_origin
+        origin = origin_of(frame.below.scope)
     if entry.name_or_scope is None:
         name = entry.default_name
         frame.node = open_default(stack, frame, name, &sibling)
@@ -379,7 +441,7 @@ cdef VariableScope enter_scope(ScopeEntry entry):
             frame.node = frame.graph.open_path(frame.node, name)
     else:
         captured = <VariableScope>entry.name_or_scope
-        origin = origin_in(frame.graph, captured.graph, captured.reuse_origin)
+        origin = origin_in(frame.graph, captured.graph, origin_of(captured))
         name = jump(frame, captured)
     if entry.mode:
         frame.mode = entry.mode
@@ -414,7 +476,7 @@ cdef NameScopeRef opened_in(Registry graph, VariableScope scope) except *:
     """The name scope of the first opening, in this graph or another one."""
     if scope.graph is graph:
         return scope.opened_as
-    return path_ref(graph, scope.graph.name_scope_path(scope.opened_as))
+    return path_ref(graph, scope.graph.name_scope_path_of(scope.opened_as))
 
 
 cdef inline int prolong(Frame frame, Stack stack) except -1:
@@ -435,7 +497,7 @@ cdef inline int prolong(Frame frame, Stack stack) except -1:
 cdef str jump(Frame frame, VariableScope captured):
     """Point the frame at a captured scope; returns its last component, '' for the root."""
     frame.kind = JUMPED
-    frame.defaults, frame.mode, frame.node = captured.defaults, captured.mode, captured.node
+    frame.defaults, frame.mode, frame.node = settings_of(captured), captured.mode, captured.node
     if captured.graph is not frame.graph:
         path = captured.name
         frame.node = frame.graph.open_path(ROOT, path) if path else ROOT
@@ -530,7 +592,7 @@ cdef Marks keep_jumps(Frame top, Marks inner, uint32_t inner_length, Marks marks
     cdef uint32_t i, node
     for i in range(inner_length):
         node = inner.events[i].node
-        if not inner.events[i].forget and not top.graph.below(node, top.node):
+        if not inner.events[i].forget and not top.graph.lies_below(node, top.node):
             marks = own_marks(marks, length[0])
             marks.append(node, False, True)
             length[0] = marks.count
@@ -602,7 +664,7 @@ cdef str described(Frame frame):
     if frame is None or frame.entry is None:
         return "the root scope"
     if frame.kind == NAMING:
-        return f"name scope {frame.graph.name_scope_path(frame.name_scope)!r}"
+        return f"name scope {frame.graph.name_scope_path_of(frame.name_scope)!r}"
     return f"scope {frame.scope.name!r}" if frame.node != ROOT else "the root scope"
 
 

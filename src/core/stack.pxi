@@ -17,7 +17,7 @@ cdef class ComposedGetter:
     def __dealloc__(self):
         # In a loop, as frames are.
         outer, self.outer = self.outer, None
-        while type(outer) is ComposedGetter and Py_REFCNT(<PyObject *>outer) == 1:
+        while type(outer) is ComposedGetter and is_sole(<PyObject *>outer):
             further = (<ComposedGetter>outer).outer
             (<ComposedGetter>outer).outer = None
             outer = further
@@ -67,13 +67,18 @@ cdef class Defaults:
         cdef Defaults new = self
         cdef dict derived
         cdef int field
+        cdef Held held
         # Those of PLAIN lie in the graph: what they hold may hold it, and must die with it.
         if self is PLAIN:
             derived = graph.derived
         else:
-            if self.derived is None:
-                self.derived = {}
-            derived = self.derived
+            hold(&held, <PyObject *>COMMON)
+            try:
+                if self.derived is None:
+                    self.derived = {}
+                derived = self.derived
+            finally:
+                release(&held)
         key = (id(overrides[0]), id(overrides[1]), id(overrides[2]), id(overrides[3]),
                id(overrides[4]), id(overrides[5]), id(overrides[6]))
         found = derived.get(key)
@@ -85,8 +90,8 @@ cdef class Defaults:
                 new = new.replaced(field, self.checked(field, value))
         if len(derived) >= 64:
             derived.clear()
-        derived[key] = new, overrides          # keeps the objects, and so their ids
-        return new
+        # Kept with the objects, and so their ids.  Another thread may have been quicker.
+        return derived.setdefault(key, (new, overrides))[0]
 
     cdef object checked(self, int field, object value):
         if field == 5:
@@ -131,7 +136,7 @@ cdef class Frame:
         # `look` goes first: what it points to is further down the same chain.
         cdef Frame frame = self.below, below
         self.below = self.look = None
-        while frame is not None and Py_REFCNT(<PyObject *>frame) == 1:
+        while frame is not None and is_sole(<PyObject *>frame):
             below = frame.below
             frame.below = frame.look = None
             frame = below
@@ -170,7 +175,7 @@ cdef class GraphSwitch:
         # In a loop, as frames are.
         cdef GraphSwitch switch = self.below, below
         self.below = None
-        while switch is not None and Py_REFCNT(<PyObject *>switch) == 1:
+        while switch is not None and is_sole(<PyObject *>switch):
             below = switch.below
             switch.below = None
             switch = below
@@ -196,7 +201,8 @@ cdef class Stack:
 cdef object stack_variable = PyContextVar_New("varscope_stack", NULL)
 cdef Stack PRISTINE = Stack.__new__(Stack)  # of a thread or task that has opened nothing yet
 PRISTINE.others = ()
-cdef Registry default_graph = None
+cdef Registry default_graph = None          # held as COMMON
+cdef uint64_t default_serial = 0
 
 # The stack that was read last, of which thread and in which context.  The context is owned, so
 # that no other one can have its address; the thread is told by a number that is never used again.
@@ -208,7 +214,8 @@ cdef Stack recent_stack = PRISTINE
 
 cdef inline Stack current_stack():
     cdef PyThreadState *thread = PyThreadState_Get()
-    if thread.id == recent_thread and thread.context == recent_context_address:
+    if not free_threaded and (
+            thread.id == recent_thread and thread.context == recent_context_address):
         return recent_stack
     return read_stack(thread)
 
@@ -238,12 +245,15 @@ cdef Stack read_stack(PyThreadState *thread):
             if stack.thread != thread.id:
                 stack = PRISTINE       # the context was copied into a thread: it starts anew
         remember(thread, stack)
-        if recent_stack is stack:      # otherwise what was let go of has closed a scope
+        # Otherwise what was let go of has closed a scope.
+        if free_threaded or recent_stack is stack:
             return stack
 
 
 cdef int remember(PyThreadState *thread, Stack stack) except -1:
     global recent_thread, recent_context, recent_context_address, recent_stack
+    if free_threaded:
+        return 0                       # one place for all threads would be in each other's way
     # Letting go of the old ones may run other code, which may come here: last of all, then.
     old_context, old_stack = recent_context, recent_stack
     recent_context = <object>thread.context if thread.context != NULL else None
@@ -404,12 +414,21 @@ cdef uint32_t place_in_root(object variable) except? NONE:
 cdef inline Registry graph_of(Stack stack):
     if stack.top is not None and not stale(stack):
         return stack.top.graph
-    return default_graph if stack.graph is None else stack.graph
+    return the_default_graph() if stack.graph is None else stack.graph
+
+
+cdef inline Registry the_default_graph():
+    cdef Held held
+    cdef Registry graph
+    hold(&held, <PyObject *>COMMON)
+    graph = default_graph
+    release(&held)
+    return graph
 
 
 cdef inline bint stale(Stack stack) noexcept:
     """Whether what the stack says of the default graph is about one that was reset since."""
-    return stack.graph is None and stack.serial != default_graph.serial and (
+    return stack.graph is None and stack.serial != load(default_serial) and (
         stack.top is None or stack.top.kind == BOTTOM)
 
 

@@ -539,6 +539,23 @@ cdef class Spec:
                     self.collections, self.caching_device, self.constraint,
                     self.validate_shape, False)
 
+    @property
+    def how_to_call(self):
+        """What `initializers` found out about the initializer; None before that."""
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        found = self.calling
+        release(&held)
+        return found
+
+    @how_to_call.setter
+    def how_to_call(self, found):
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        if self.calling is None:
+            self.calling = found
+        release(&held)
+
     def __reduce__(self):
         return Spec, (self.shape, self.dtype, self.initializer, self.regularizer, self.trainable,
                       self.collections, self.caching_device, self.constraint,

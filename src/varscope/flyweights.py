@@ -59,8 +59,23 @@ class Flyweight(type):
         # of NumPy, of which they are made plain.
         settings = key_of(cls, (), vars(made))
         if settings is not None:
-            made = Flyweight._made.setdefault(settings, made)
-        return made if key is None else Flyweight._made.setdefault(key, made)
+            made = Flyweight._one(settings, made)
+        return made if key is None else Flyweight._one(key, made)
+
+    @staticmethod
+    def _one(key: Any, made: Any) -> Any:
+        """The object that is kept for a key: this one, unless another thread was quicker.
+
+        `WeakValueDictionary.setdefault` looks and keeps in two steps; that of its dict is one.
+        """
+        kept: Any = Flyweight._made
+        mine = weakref.KeyedRef(made, kept._remove, key)
+        while True:
+            reference = kept.data.setdefault(key, mine)
+            found = reference()
+            if found is not None:
+                return found
+            kept._remove(reference)  # which takes it out only while it is dead
 
     @property
     def __signature__(cls) -> inspect.Signature:

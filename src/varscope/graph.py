@@ -465,9 +465,13 @@ def attach(host_graph: Any) -> Graph:
         attachment = Attachment(host_graph, Graph())
         holders = getattr(host_graph, "__dict__", None)
         if isinstance(holders, dict):
-            holders[_KEY] = attachment
+            # One that a copy of the host took along is not the host's.
+            stale = holders.get(_KEY)
+            if stale is not None and stale.host() is not host_graph:
+                holders.pop(_KEY, None)
+            attachment = holders.setdefault(_KEY, attachment)
         else:
-            _attached[host_graph] = attachment
+            attachment = _attached.setdefault(host_graph, attachment)
     except TypeError:
         raise ArgumentTypeError.of("host_graph", "weakly referenceable", host_graph) from None
     return attachment.graph

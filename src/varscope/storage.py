@@ -9,6 +9,7 @@ import mmap
 import operator
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
@@ -430,6 +431,8 @@ class MemoryMapped(SlabStorage):
         self.directory = Path(directory).absolute()
         if sys.platform == "win32":
             raise StorageError.needs_posix(self)
+        # Two threads that look how long a file is and then set it might make it shorter.
+        self._growing = threading.Lock()
 
     def __reduce__(self) -> Any:
         raise ArgumentTypeError(
@@ -478,6 +481,10 @@ class MemoryMapped(SlabStorage):
                 number += 1  # of another thread, or of somebody else
 
     def back(self, dtype: np.dtype, nbytes: int) -> int:
+        with self._growing:
+            return self._backed(dtype, nbytes)
+
+    def _backed(self, dtype: np.dtype, nbytes: int) -> int:
         reserved = self._ranges[dtype]
         capacity = reserved.bytes.size
         if nbytes > capacity:
@@ -494,6 +501,10 @@ class MemoryMapped(SlabStorage):
         """Get room on the disk: what is full says so here, not with a signal while writing."""
         if not hasattr(os, "posix_fallocate"):
             return
+        with self._growing:
+            self._make_room(dtype, start, stop)
+
+    def _make_room(self, dtype: np.dtype, start: int, stop: int) -> None:
         roomy, file = self._ranges[dtype].roomy, self._ranges[dtype].file
         first, last = start // GRANULE, -(-stop // GRANULE)
         if len(roomy) < last:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope import devices, initializers, randomness, shapes
-from varscope._scopecore import Filling, Handle, Registry, Spec
+from varscope._scopecore import Filling, Handle, Registry, Spec, count_write, swap_cached
 from varscope.errors import (
     DTypeMismatchError,
     InitializerError,
@@ -52,9 +52,9 @@ class Content:
         except UNCHANGED:
             raise
         except BaseException:
-            self.version += 1
+            count_write(self)
             raise
-        self.version += 1
+        count_write(self)
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -315,10 +315,8 @@ class Variable(Handle, Valued):
         version, cached = content.version, content.cached
         if cached is None or cached[0] != version:
             made = devices.copied(device, content.view)
-            cached = content.cached
-            if cached is None or cached[0] < version:
-                # Otherwise another thread was quicker, and all get the same copy.
-                content.cached = cached = (version, made)
+            # Where another thread was quicker, all get the same copy.
+            cached = swap_cached(content, version, made)
         return cached[1]
 
     def numpy(self) -> np.ndarray:
@@ -349,7 +347,7 @@ class Variable(Handle, Valued):
         try:
             self._draw(content.array, distribution, path, part)
         finally:
-            content.version += 1
+            count_write(content)
 
     def initial_value(self, index: Any = ...) -> np.ndarray:
         """The first values, or a part of them, made anew: nothing is stored.
@@ -516,7 +514,7 @@ class Variable(Handle, Valued):
         return self.array
 
     def _written(self, array: np.ndarray) -> None:
-        self._materialised().version += 1
+        count_write(self._materialised())
 
     # --- as an array
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
