@@ -683,12 +683,13 @@ def test_files_are_not_copied(tmp_path):
 def test_whoever_is_first_settles_the_values(make, storage, size):
     for _ in range(20):
         [v] = declare(make(storage), [((size,), "float32")])
-        barrier, seen = threading.Barrier(4), []
+        barrier, seen, adding = threading.Barrier(4), [], threading.Lock()
 
-        def read(v=v, barrier=barrier, seen=seen):
+        def read(v=v, barrier=barrier, seen=seen, adding=adding):
             barrier.wait()
             array = v.array
-            array[0] += 1
+            with adding:  # an array's own addition reads and writes in two steps
+                array[0] += 1
             seen.append(array)
 
         first = v.initial_value(0)
