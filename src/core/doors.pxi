@@ -16,12 +16,8 @@ cdef bint dims_of(object shape, Request *request) noexcept:
         request.dims[0] = PyLong_AsLongLongAndOverflow(shape, &overflow)
         return overflow == 0
     is_list = PyList_CheckExact(shape)
-    if free_threaded and is_list:              # another thread may be changing it
-        try:
-            shape = tuple(shape)
-        except MemoryError:
-            return False
-        is_list = False
+    if free_threaded and is_list:
+        return dims_of_list(<list>shape, request)
     if not is_list and not PyTuple_CheckExact(shape):
         return False
     n = PyList_GET_SIZE(shape) if is_list else PyTuple_GET_SIZE(shape)
@@ -36,6 +32,14 @@ cdef bint dims_of(object shape, Request *request) noexcept:
             return False
     request.rank = <int>n
     return True
+
+
+cdef bint dims_of_list(list shape, Request *request) noexcept:
+    """The same for a list that another thread may be changing."""
+    try:
+        return dims_of(tuple(shape), request)
+    except MemoryError:
+        return False
 
 
 cdef inline bint agrees(Spec spec, object dtype, const Request *request) noexcept:

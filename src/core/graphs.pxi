@@ -252,6 +252,15 @@ cdef class NameScopeEntry:
 
     def __enter__(self):
         cdef bint collecting = hold_collector()
+        try:
+            return self.enter_held() if free_threaded else self.enter()
+        finally:
+            release_collector(collecting)
+
+    def __exit__(self, exception_type, exception, traceback):
+        leave(self)
+
+    cdef str enter_held(self):
         cdef Registry graph = graph_of(current_stack())
         cdef Held held
         hold(&held, <PyObject *>graph)
@@ -259,10 +268,6 @@ cdef class NameScopeEntry:
             return self.enter()
         finally:
             release(&held)
-            release_collector(collecting)
-
-    def __exit__(self, exception_type, exception, traceback):
-        leave(self)
 
     cdef str enter(self):
         cdef Stack stack = current_stack()

@@ -195,6 +195,8 @@ cdef inline Defaults settings_of(VariableScope scope):
     """What is set on a scope, which another thread may be setting."""
     cdef Held held
     cdef Defaults settings
+    if not free_threaded:
+        return scope.defaults
     hold(&held, <PyObject *>scope)
     settings = scope.defaults
     release(&held)
@@ -204,6 +206,8 @@ cdef inline Defaults settings_of(VariableScope scope):
 cdef inline Origin origin_of(VariableScope scope):
     cdef Held held
     cdef Origin origin
+    if not free_threaded:
+        return scope.reuse_origin
     hold(&held, <PyObject *>scope)
     origin = scope.reuse_origin
     release(&held)
@@ -431,7 +435,10 @@ cdef VariableScope enter_scope(ScopeEntry entry):
     prolong(frame, stack)
     parent = frame.node
     if frame.below is not None:
-        origin = origin_of(frame.below.scope)
+        if free_threaded:
+            origin = origin_of(frame.below.scope)
+        else:
+            origin = frame.below.scope.reuse_origin    # which saves owning the scope
     if entry.name_or_scope is None:
         name = entry.default_name
         frame.node = open_default(stack, frame, name, &sibling)

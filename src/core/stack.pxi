@@ -420,6 +420,8 @@ cdef inline Registry graph_of(Stack stack):
 cdef inline Registry the_default_graph():
     cdef Held held
     cdef Registry graph
+    if not free_threaded:
+        return default_graph
     hold(&held, <PyObject *>COMMON)
     graph = default_graph
     release(&held)
