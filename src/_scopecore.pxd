@@ -355,7 +355,9 @@ cdef class Handle:
     cdef readonly Registry graph
     cdef uint32_t row                   # NONE: withdrawn
     cdef object __weakref__
-    cdef int check(self) except -1
+    cdef int made(self) except -1       # the first is for before the graph is held,
+    cdef int check(self) except -1      # the second for while it is
+    cdef uint32_t number(self) noexcept
     cdef str op_text(self)
     cdef Spec spec_now(self)
     cdef int settle_spec(self, Spec spec) except -1

@@ -124,9 +124,14 @@ cdef class Handle:
                 and self.graph.table.rows[self.row].handle == <PyObject *>self):
             self.graph.table.rows[self.row].handle = NULL
 
-    cdef int check(self) except -1:
+    cdef inline int made(self) except -1:
+        """Refuse one that no graph has made; there is nothing to hold."""
         if self.graph is None:
             raise errors.ArgumentTypeError("a Variable is made by varscope.get_variable")
+        return 0
+
+    cdef int check(self) except -1:
+        self.made()
         if self.row == NONE:
             raise errors.WithdrawnError(
                 "this variable was withdrawn: what created it raised")
@@ -140,7 +145,7 @@ cdef class Handle:
     def path(self):
         """The full name by which `get_variable` finds it: scope path, slash, name."""
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -161,7 +166,7 @@ cdef class Handle:
     @cython.final
     cdef inline str op_text(self):
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -171,11 +176,23 @@ cdef class Handle:
 
     @property
     def _index(self):
-        return self.row
+        return self.number()
 
     @property
     def _withdrawn(self):
-        return self.row == NONE
+        return self.number() == NONE
+
+    @cython.final
+    cdef inline uint32_t number(self) noexcept:
+        """The row's number, which moves up where one before it is withdrawn."""
+        cdef uint32_t row
+        cdef Held held
+        if self.graph is None:
+            return self.row
+        hold(&held, <PyObject *>self.graph)
+        row = self.row
+        release(&held)
+        return row
 
     @property
     def _spec(self):
@@ -184,7 +201,7 @@ cdef class Handle:
     @cython.final
     cdef Spec spec_now(self):
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -196,7 +213,7 @@ cdef class Handle:
     def _spec(self, Spec spec not None):
         """Nothing where another thread has settled another shape meanwhile: that one counts."""
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.settle_spec(spec)
@@ -221,7 +238,7 @@ cdef class Handle:
         """What is kept of the variable that was made in parts and may have this one as a part."""
         cdef Node *node
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -241,7 +258,7 @@ cdef class Handle:
         """The row as it is.  What it points to may go at any time, but tags and numbers stay."""
         cdef Row row
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -259,7 +276,7 @@ cdef class Handle:
     def _content(self):
         cdef PyObject *tag = NULL
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -301,7 +318,7 @@ cdef class Handle:
         cdef Row *row
         cdef PyObject *tag = NULL
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -328,7 +345,7 @@ cdef class Handle:
         bytes.  All variables that were created earlier get their places first.
         """
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
@@ -357,7 +374,7 @@ cdef class Handle:
         """Put values in their place at once, before any other thread runs; False if some are."""
         cdef Py_buffer view
         cdef Held held
-        self.check()
+        self.made()
         PyObject_GetBuffer(values, &view, PyBUF_C_CONTIGUOUS)
         hold(&held, <PyObject *>self.graph)
         try:
@@ -386,7 +403,7 @@ cdef class Handle:
         """Note that the values are being written in place (False), or that they are there now."""
         cdef Row *row
         cdef Held held
-        self.check()
+        self.made()
         hold(&held, <PyObject *>self.graph)
         try:
             self.check()
