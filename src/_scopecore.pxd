@@ -416,3 +416,4 @@ cdef class Stack:
     cdef PyObject *variables            # what that context held then; likewise
     cdef int standing                   # whether it may be changed in place: see in_place
     cdef object tried                   # weak reference to the map that was tried out
+    cdef Registry pinned                # without a GIL: the default graph when the stack was read

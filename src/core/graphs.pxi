@@ -253,7 +253,7 @@ cdef class NameScopeEntry:
     def __enter__(self):
         cdef bint collecting = hold_collector()
         try:
-            return self.enter_held() if free_threaded else self.enter()
+            return self.enter_held() if free_threaded else self.enter(current_stack())
         finally:
             release_collector(collecting)
 
@@ -261,16 +261,16 @@ cdef class NameScopeEntry:
         leave(self)
 
     cdef str enter_held(self):
-        cdef Registry graph = graph_of(current_stack())
+        cdef Stack stack = current_stack()
+        cdef Registry graph = graph_of(stack)
         cdef Held held
         hold(&held, <PyObject *>graph)
         try:
-            return self.enter()
+            return self.enter(stack)
         finally:
             release(&held)
 
-    cdef str enter(self):
-        cdef Stack stack = current_stack()
+    cdef str enter(self, Stack stack):
         cdef Frame frame = Frame.__new__(Frame)
         frame.entry, frame.kind = self, NAMING
         prolong(frame, stack)

@@ -28,6 +28,8 @@ cdef extern from *:
     #define varscope_release(held) PyCriticalSection_End(held)
     #define varscope_let_all(object) _Py_atomic_store_uint8(&(object)->ob_mutex._bits, 0)
     #define varscope_load(number) _Py_atomic_load_uint64_relaxed(&(number))
+    #define varscope_number_in(place) _Py_atomic_load_int_relaxed(&(place))
+    #define varscope_set_number(place, value) _Py_atomic_store_int_relaxed(&(place), value)
     #define varscope_store(number, value) _Py_atomic_store_uint64_relaxed(&(number), value)
     #else
     #define VARSCOPE_FREE_THREADED 0
@@ -38,6 +40,8 @@ cdef extern from *:
     #define varscope_let_all(object) ((void)(object))
     #define varscope_load(number) (number)
     #define varscope_store(number, value) ((number) = (value))
+    #define varscope_number_in(place) (place)
+    #define varscope_set_number(place, value) ((place) = (value))
     #endif
 
     /* Rows do not own their handles.  To own one that another thread may be letting go of is to
@@ -94,6 +98,8 @@ cdef extern from *:
     void release "varscope_release"(Held *held) noexcept
     void let_all "varscope_let_all"(PyObject *object) noexcept
     uint64_t load "varscope_load"(uint64_t number) noexcept
+    int number_in "varscope_number_in"(int place) noexcept
+    void set_number "varscope_set_number"(int place, int value) noexcept
     void store "varscope_store"(uint64_t number, uint64_t value) noexcept
     void mark "varscope_mark"(PyObject *object) noexcept
     bint try_own "varscope_try_own"(PyObject *object) noexcept

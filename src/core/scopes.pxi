@@ -61,7 +61,7 @@ cdef class VariableScope:
     @property
     def reuse(self):
         """False, True or AUTO_REUSE."""
-        return (False, True, AUTO_REUSE)[self.mode]
+        return (False, True, AUTO_REUSE)[number_in(self.mode)]
 
     @property
     def initializer(self):
@@ -96,7 +96,6 @@ cdef class VariableScope:
         """Return existing variables from here on; there is no way back in this scope."""
         cdef Held held
         cdef Origin old = origin_of(self), origin
-        self.mode = SHARE
         hold(&held, <PyObject *>self.graph)
         try:
             origin = origin_here(self.graph, self.node)
@@ -105,6 +104,7 @@ cdef class VariableScope:
         hold(&held, <PyObject *>self)
         self.reuse_origin = origin
         release(&held)
+        set_number(self.mode, SHARE)
         scope_changed(self)
 
     def set_initializer(self, initializer):
@@ -146,7 +146,8 @@ cdef class VariableScope:
                      trainable=True, collections=None, caching_device=None, partitioner=None,
                      validate_shape=True, custom_getter=None, *, constraint=None):
         """`varscope.get_variable` in this scope, whether it is open or not."""
-        return get_in(self.graph, self.node, settings_of(self), self.mode, origin_of(self),
+        return get_in(self.graph, self.node, settings_of(self), number_in(self.mode),
+                      origin_of(self),
                       name, shape, dtype, initializer, regularizer, trainable, collections,
                       caching_device, partitioner, validate_shape, custom_getter, constraint)
 
@@ -217,7 +218,7 @@ cdef inline Origin origin_of(VariableScope scope):
 cdef VariableScope copied_scope(VariableScope scope, Registry graph):
     cdef VariableScope new = VariableScope.__new__(VariableScope)
     cdef Held held
-    new.graph, new.defaults, new.mode = graph, settings_of(scope), scope.mode
+    new.graph, new.defaults, new.mode = graph, settings_of(scope), number_in(scope.mode)
     name = scope.name
     hold(&held, <PyObject *>graph)
     try:
@@ -289,7 +290,7 @@ cdef int rebuild(VariableScope scope) except -1:
     for frame in reversed(above[:lowest + 1]):
         new = frame.copied(new)
         if new.scope is scope:
-            new.defaults, new.mode = settings_of(scope), scope.mode
+            new.defaults, new.mode = settings_of(scope), number_in(scope.mode)
             new.settle()
     return put_stack(stack, new, stack.marks, stack.length)
 
@@ -344,7 +345,7 @@ cdef Frame bottom_frame(Registry graph, Defaults defaults, int mode, Origin orig
 
 
 cdef inline bint differs(Frame frame) noexcept:
-    return frame.scope.defaults is not frame.defaults or frame.scope.mode != frame.mode
+    return frame.scope.defaults is not frame.defaults or number_in(frame.scope.mode) != frame.mode
 
 
 # --- opening and closing
@@ -405,24 +406,26 @@ cdef struct Sibling:
 cdef inline VariableScope entered(ScopeEntry entry):
     if free_threaded:
         return enter_held(entry)
-    return enter_scope(entry)
+    return enter_scope(entry, None)
 
 
 cdef VariableScope enter_held(ScopeEntry entry):
-    cdef Registry graph = graph_of(current_stack())
+    cdef Stack stack = current_stack()
+    cdef Registry graph = graph_of(stack)
     cdef Held held
     hold(&held, <PyObject *>graph)
     try:
-        return enter_scope(entry)
+        return enter_scope(entry, stack)
     finally:
         release(&held)
 
 
-cdef VariableScope enter_scope(ScopeEntry entry):
+cdef VariableScope enter_scope(ScopeEntry entry, Stack given):
     """Push a frame.  A new op name is taken only when nothing else can be refused any more."""
     cdef Frame frame = Frame.__new__(Frame)
     cdef VariableScope scope = VariableScope.__new__(VariableScope)
-    cdef Stack stack = current_stack()     # read last: making an object may close a scope
+    # Read last: making an object may close a scope.  Without a GIL its graph is held by now.
+    cdef Stack stack = given if free_threaded else current_stack()
     cdef VariableScope captured = None
     cdef Marks marks = marks_of(stack)
     cdef uint32_t length = 0 if marks is None else stack.length
@@ -504,7 +507,8 @@ cdef inline int prolong(Frame frame, Stack stack) except -1:
 cdef str jump(Frame frame, VariableScope captured):
     """Point the frame at a captured scope; returns its last component, '' for the root."""
     frame.kind = JUMPED
-    frame.defaults, frame.mode, frame.node = settings_of(captured), captured.mode, captured.node
+    frame.defaults, frame.node = settings_of(captured), captured.node
+    frame.mode = number_in(captured.mode)
     if captured.graph is not frame.graph:
         path = captured.name
         frame.node = frame.graph.open_path(ROOT, path) if path else ROOT

@@ -245,9 +245,24 @@ cdef Stack read_stack(PyThreadState *thread):
             if stack.thread != thread.id:
                 stack = PRISTINE       # the context was copied into a thread: it starts anew
         remember(thread, stack)
-        # Otherwise what was let go of has closed a scope.
-        if free_threaded or recent_stack is stack:
+        if free_threaded:
+            return pinned(stack)
+        if recent_stack is stack:      # otherwise what was let go of has closed a scope
             return stack
+
+
+cdef Stack pinned(Stack stack):
+    """A stack that knows which graph is meant, where another thread may replace the default one."""
+    cdef Stack new
+    if stack.graph is not None or (stack.top is not None and stack.top.kind != BOTTOM):
+        return stack
+    new = Stack.__new__(Stack)
+    new.pinned = the_default_graph()
+    if stack.serial == new.pinned.serial:
+        new.top, new.marks, new.length = stack.top, stack.marks, stack.length
+    new.serial, new.switches, new.others = new.pinned.serial, stack.switches, stack.others
+    new.thread, new.context = stack.thread, stack.context
+    return new
 
 
 cdef int remember(PyThreadState *thread, Stack stack) except -1:
@@ -412,6 +427,8 @@ cdef uint32_t place_in_root(object variable) except? NONE:
 
 
 cdef inline Registry graph_of(Stack stack):
+    if free_threaded and stack.pinned is not None:
+        return stack.pinned
     if stack.top is not None and not stale(stack):
         return stack.top.graph
     return the_default_graph() if stack.graph is None else stack.graph
@@ -430,6 +447,8 @@ cdef inline Registry the_default_graph():
 
 cdef inline bint stale(Stack stack) noexcept:
     """Whether what the stack says of the default graph is about one that was reset since."""
+    if free_threaded and stack.pinned is not None:
+        return False
     return stack.graph is None and stack.serial != load(default_serial) and (
         stack.top is None or stack.top.kind == BOTTOM)
 
