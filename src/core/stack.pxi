@@ -66,6 +66,7 @@ cdef class Defaults:
         """
         cdef Defaults new = self
         cdef dict derived
+        cdef size_t ids[7]
         cdef int field
         cdef Held held
         # Those of PLAIN lie in the graph: what they hold may hold it, and must die with it.
@@ -79,8 +80,9 @@ cdef class Defaults:
                 derived = self.derived
             finally:
                 release(&held)
-        key = (id(overrides[0]), id(overrides[1]), id(overrides[2]), id(overrides[3]),
-               id(overrides[4]), id(overrides[5]), id(overrides[6]))
+        for field in range(7):
+            ids[field] = <size_t><PyObject *>overrides[field]
+        key = (<const char *>ids)[:sizeof(ids)]
         found = derived.get(key)
         if found is not None:
             return found[0]
