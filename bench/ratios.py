@@ -9,6 +9,7 @@ stand in `cases.py` and `values.py`.
 """
 
 import argparse
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -95,6 +96,31 @@ def exponent(names, nanoseconds):
     return np.polyfit(np.log(names), np.log(totals), 1)[0]
 
 
+# --- starting up --------------------------------------------------------------------------------
+
+
+def seconds_of_python(code):
+    """Those that a new interpreter takes, from its start to its end."""
+    start = cases.clock()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return cases.clock() - start
+
+
+def print_import(rounds):
+    """Milliseconds of importing, which are those of a program that does, less an empty one's."""
+    codes = {"numpy": "import numpy", "varscope": "import varscope", "empty": "pass"}
+    best = dict.fromkeys(codes, float("inf"))
+    for _ in range(rounds):
+        for name, code in codes.items():
+            best[name] = min(best[name], seconds_of_python(code))
+    ours, others = ((best[name] - best["empty"]) * 1e3 for name in ("varscope", "numpy"))
+    table(
+        f"starting up, best of {rounds} rounds",
+        ("", "statement", "ms", "beside", "ms", "ratio"),
+        [("import", codes["varscope"], ours, codes["numpy"], others, ours / others)],
+    )
+
+
 # --- first values -------------------------------------------------------------------------------
 
 
@@ -158,6 +184,7 @@ def main(arguments=None):
     print(measured_with())
     print_sized(cases.Data(1_000), 15)
     print_others(cases.Data(), 5)
+    print_import(15)
     print_values(16, 16_000, 5)
     print_initialize(20_000, 1 << 22, 5)
     if quick:

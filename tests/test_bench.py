@@ -306,6 +306,14 @@ def test_growth(bench, capsys):
     assert lines[5].startswith("exponent of the cost of all names over their number: ")
 
 
+def test_starting_up(bench, capsys):
+    bench.ratios.print_import(rounds=1)
+    title, head, line = capsys.readouterr().out.strip().splitlines()
+    assert title == "starting up, best of 1 rounds"
+    assert head.split() == ["statement", "ms", "beside", "ms", "ratio"]
+    assert line.startswith("import  import varscope ")
+
+
 @pytest.mark.parametrize("power", [1.0, 1.05, 2.0])
 def test_the_exponent(bench, power):
     names = [10**4, 10**5, 10**6, 10**7]

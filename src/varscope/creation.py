@@ -38,6 +38,7 @@ from varscope.errors import (
     VariableExistsError,
     VariableMissingError,
 )
+from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable, add_partitioned, find_partitioned
 from varscope.partitioners import call_partitioner
 from varscope.regularizers import is_off
@@ -75,8 +76,8 @@ class GraphKeys:
     SAVERS = "savers"
 
 
-@dataclass(frozen=True, slots=True)
-class VariableRequest:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class VariableRequest(Settings):
     """One call of `get_variable`, with the scope's defaults in place of what was left out."""
 
     graph: Registry

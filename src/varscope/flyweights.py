@@ -16,6 +16,7 @@ class Settings:
     whenever the library is imported, and that took a third of the time of importing it.
     """
 
+    __slots__ = ()  # those of a class are its own affair
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def _settings(self) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from varscope._scopecore import (
     unfilled_specs,
 )
 from varscope.errors import ArgumentTypeError, ArgumentValueError, WithdrawnError
+from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable
 from varscope.shapes import Part
 from varscope.storage import LARGE, Heap
@@ -93,8 +94,8 @@ def initialize(
 # --- what was asked for
 
 
-@dataclass(frozen=True)
-class Group:
+@dataclass(frozen=True, repr=False, eq=False)
+class Group(Settings):
     """Variables of one graph: these, or all that there are now; of one dtype, or of any."""
 
     graph: Any

@@ -22,8 +22,8 @@ from varscope.randomness import Constant, Distribution, Normal, TruncatedNormal,
 from varscope.shapes import Part
 
 
-@dataclass(frozen=True)
-class PartitionInfo:
+@dataclass(frozen=True, repr=False, eq=False)
+class PartitionInfo(Settings):
     """Which part of a variable an initializer is asked for.
 
     `full_shape` is that of the whole variable, `var_offset` where the part begins in it; both

@@ -204,8 +204,8 @@ def call_partitioner(
     return tuple(partitions)
 
 
-@dataclass(frozen=True)
-class SaveSliceInfo:
+@dataclass(frozen=True, repr=False, eq=False)
+class SaveSliceInfo(Settings):
     """Which part of which variable a shard is.
 
     `full_name` is the variable's; `full_shape` and `var_shape` are the shapes of the whole and of
@@ -230,8 +230,8 @@ class SaveSliceInfo:
         return f"{sizes} " + ":".join(f"{offset},{length}" for offset, length in extents)
 
 
-@dataclass(frozen=True, slots=True)
-class Slicing:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Slicing(Settings):
     """A shape and how it is cut: slices as even as possible, the first ones one larger.
 
     >>> [Slicing.of((7, 2), (3, 1)).part(i).shape for i in range(3)]

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from varscope.errors import ArgumentTypeError, InvalidShapeError, InvalidShapeTypeError
+from varscope.flyweights import Settings
 
 Shape = tuple[int | None, ...]
 LARGEST = 2**63 - 1
@@ -85,8 +86,8 @@ def is_compatible(asked: Shape | None, actual: Shape | None) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Part(Settings):
     """Some elements of a variable: from `offset` on, every `step`-th, `shape` of them an axis.
 
     Of a variable whose shape is not known there is only the whole, of that shape.
