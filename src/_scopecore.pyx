@@ -66,13 +66,10 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(PyObject *text) noexcept
     void *PyUnicode_DATA(PyObject *text) noexcept
     bint PyLong_CheckExact(object value) noexcept
-    int64_t PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
     bint PyTuple_CheckExact(object value) noexcept
     bint PyList_CheckExact(object value) noexcept
     Py_ssize_t PyTuple_GET_SIZE(object value) noexcept
     Py_ssize_t PyList_GET_SIZE(object value) noexcept
-    PyObject *PyTuple_GET_ITEM(object value, Py_ssize_t i) noexcept
-    PyObject *PyList_GET_ITEM(object value, Py_ssize_t i) noexcept
     Py_ssize_t Py_REFCNT(PyObject *value) noexcept
     object PyWeakref_NewRef(object target, PyObject *callback)
     ctypedef struct PyWeakReference:

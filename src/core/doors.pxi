@@ -2,19 +2,41 @@
 
 # === get_variable ===============================================================================
 
+cdef extern from *:
+    """
+    /* An exact int as 64 bits: 0 where it has more.  Nearly all are of one digit. */
+    static inline int varscope_plain_int(PyObject *number, int64_t *value) {
+        int overflow;
+    #if PY_VERSION_HEX >= 0x030C0000
+        if (PyUnstable_Long_IsCompact((PyLongObject *)number)) {
+            *value = PyUnstable_Long_CompactValue((PyLongObject *)number);
+            return 1;
+        }
+    #else
+        if (Py_SIZE(number) == 1) {
+            *value = ((PyLongObject *)number)->ob_digit[0];
+            return 1;
+        }
+    #endif
+        *value = PyLong_AsLongLongAndOverflow(number, &overflow);
+        return overflow == 0;
+    }
+    """
+    bint integer "varscope_plain_int"(PyObject *number, int64_t *value) noexcept
+    PyObject **items_of "PySequence_Fast_ITEMS"(PyObject *sequence) noexcept
+
+
 cdef bint dims_of(object shape, Request *request) noexcept:
     """Read a shape of a few plain ints; False leaves the judgement to `shapes`."""
     cdef Py_ssize_t i, n
-    cdef int overflow = 0
-    cdef object dim
+    cdef PyObject **dims               # borrowed from the shape: no other code runs here
     cdef bint is_list
     if shape is None:
         request.rank = -1
         return True
     if PyLong_CheckExact(shape):
         request.rank = 1
-        request.dims[0] = PyLong_AsLongLongAndOverflow(shape, &overflow)
-        return overflow == 0
+        return integer(<PyObject *>shape, &request.dims[0])
     is_list = PyList_CheckExact(shape)
     if free_threaded and is_list:
         return dims_of_list(<list>shape, request)
@@ -23,12 +45,9 @@ cdef bint dims_of(object shape, Request *request) noexcept:
     n = PyList_GET_SIZE(shape) if is_list else PyTuple_GET_SIZE(shape)
     if n > MAX_DIMS:
         return False
+    dims = items_of(<PyObject *>shape)
     for i in range(n):
-        dim = <object>(PyList_GET_ITEM(shape, i) if is_list else PyTuple_GET_ITEM(shape, i))
-        if not PyLong_CheckExact(dim):
-            return False
-        request.dims[i] = PyLong_AsLongLongAndOverflow(dim, &overflow)
-        if overflow:
+        if not PyLong_CheckExact(<object>dims[i]) or not integer(dims[i], &request.dims[i]):
             return False
     request.rank = <int>n
     return True
