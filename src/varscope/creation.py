@@ -76,7 +76,7 @@ class GraphKeys:
     SAVERS = "savers"
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
+@dataclass(slots=True, repr=False, eq=False)
 class VariableRequest(Settings):
     """One call of `get_variable`, with the scope's defaults in place of what was left out."""
 

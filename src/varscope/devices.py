@@ -13,7 +13,6 @@ True
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -98,6 +97,8 @@ def names() -> list[str]:
 
 def is_installed(module: str) -> bool:
     """Whether a module could be imported, without doing so."""
+    import importlib.util  # seldom needed
+
     return module in sys.modules or importlib.util.find_spec(module) is not None
 
 

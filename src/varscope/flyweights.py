@@ -13,7 +13,8 @@ class Settings:
     """What frozen dataclasses share: they compare and show themselves by their fields.
 
     `dataclass` would write these methods anew for each of them, in source text that is compiled
-    whenever the library is imported, and that took a third of the time of importing it.
+    whenever the library is imported, and that took a third of the time of importing it.  What no
+    user gets to see is not frozen for the same reason; nobody changes it all the same.
     """
 
     __slots__ = ()  # those of a class are its own affair

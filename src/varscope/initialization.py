@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import operator
 import os
@@ -17,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from varscope import initializers, randomness
+from varscope import devices, initializers, randomness
 from varscope._scopecore import (
     Bulk,
     Filling,
@@ -94,7 +93,7 @@ def initialize(
 # --- what was asked for
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class Group(Settings):
     """Variables of one graph: these, or all that there are now; of one dtype, or of any."""
 
@@ -454,7 +453,7 @@ def as_report(progress: Any) -> Any:
         return None
     if progress is None:
         shows = sys.stderr is not None and sys.stderr.isatty()
-        return Bar() if shows and importlib.util.find_spec("rich") else None
+        return Bar() if shows and devices.is_installed("rich") else None
     if progress is True or not callable(progress):
         raise ArgumentTypeError.of("progress", "a function, None or False", progress)
     return progress

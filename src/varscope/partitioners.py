@@ -230,7 +230,7 @@ class SaveSliceInfo(Settings):
         return f"{sizes} " + ":".join(f"{offset},{length}" for offset, length in extents)
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
+@dataclass(slots=True, repr=False, eq=False)
 class Slicing(Settings):
     """A shape and how it is cut: slices as even as possible, the first ones one larger.
 

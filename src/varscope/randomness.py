@@ -85,14 +85,14 @@ def words(key: int, start: int, count: int) -> np.ndarray:
 # --- distributions
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class Constant(Settings):
     """Every element the same."""
 
     value: Any
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class Uniform(Settings):
     """All between low and high, low included and high excluded, alike."""
 
@@ -100,7 +100,7 @@ class Uniform(Settings):
     high: float
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class Normal(Settings):
     """The normal distribution."""
 
@@ -108,7 +108,7 @@ class Normal(Settings):
     stddev: float
 
 
-@dataclass(frozen=True, repr=False, eq=False)
+@dataclass(repr=False, eq=False)
 class TruncatedNormal(Settings):
     """The normal distribution under the condition of being within two stddev of the mean."""
 

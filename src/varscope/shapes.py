@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import operator
 from collections.abc import Iterable
@@ -86,7 +84,7 @@ def is_compatible(asked: Shape | None, actual: Shape | None) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
+@dataclass(slots=True, repr=False, eq=False)
 class Part(Settings):
     """Some elements of a variable: from `offset` on, every `step`-th, `shape` of them an axis.
 
@@ -209,6 +207,8 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 def extension_type(name: Any) -> type | None:
     """The scalar type of this name in `ml_dtypes`, None where there is none."""
+    import importlib.util  # seldom needed
+
     if not isinstance(name, str) or importlib.util.find_spec("ml_dtypes") is None:
         return None
     found = getattr(importlib.import_module("ml_dtypes"), name, None)
