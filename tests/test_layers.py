@@ -20,7 +20,8 @@ LAYERS = [
     {"partitioned"},
     {"creation", "initialization"},
     {"graph", "scopes", "templates"},
-    {"checkpoint", "summary", "plots"},
+    {"summary"},
+    {"checkpoint", "plots"},
     {"interop", "compat", "cli"},
     {"__main__"},
 ]
@@ -121,19 +122,38 @@ def test_what_is_an_extra_is_imported_where_it_is_used(path):
     assert tops - sys.stdlib_module_names <= {"numpy", "varscope"}
 
 
-def test_the_door_only_re_exports():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    docstring, *body = tree.body
+def door():
+    """The package's __init__: what it does at import, and what is re-exported when asked for."""
+    docstring, *body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
     for node in body:
-        if isinstance(node, ast.Assign):
-            assert [ast.unparse(target) for target in node.targets] in (
-                ["__all__"],
-                ["__version__"],
-            )
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            assert all(isinstance(lazy, ast.ImportFrom) for lazy in node.body)
+            yield from ((lazy, True) for lazy in node.body)
+        elif ast.unparse(node) != "from typing import TYPE_CHECKING":
+            yield node, False
+
+
+def test_the_door_only_re_exports():
+    for node, _ in door():
+        if isinstance(node, ast.FunctionDef):
+            assert node.name in ("__getattr__", "__dir__")
+        elif isinstance(node, ast.Assign):
+            (target,) = node.targets
+            assert ast.unparse(target) in ("__all__", "__version__", "_IN_CHECKPOINT")
         else:
             assert isinstance(node, ast.ImportFrom), ast.unparse(node)
             assert (node.module or "").partition(".")[0] == "varscope", ast.unparse(node)
+
+
+def test_what_is_re_exported_late_is_what_type_checkers_see():
+    late = {alias.name for node, is_late in door() if is_late for alias in node.names}
+    assert late == varscope._IN_CHECKPOINT
+    assert late <= set(varscope.__all__) and late <= set(dir(varscope))
+    for name in late:
+        assert getattr(varscope, name).__module__.startswith("varscope.checkpoint.")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        varscope.nonsense  # noqa: B018
 
 
 def loaded_by(module, *, bare):
@@ -167,5 +187,7 @@ def test_the_core_needs_the_errors_and_nothing_else():
 
 
 def test_importing_varscope_loads_numpy_and_no_other_library():
-    tops = {name.partition(".")[0] for name in loaded_by("varscope", bare=False)}
-    assert tops == {"numpy", "varscope"}
+    loaded = loaded_by("varscope", bare=False)
+    assert {name.partition(".")[0] for name in loaded} == {"numpy", "varscope"}
+    # What many programs never use is not read before they use it.
+    assert not loaded & {"varscope.checkpoint", "varscope.plots", "varscope.summary"}

@@ -1,5 +1,7 @@
 """varscope: a fast, trustworthy registry of scopes and names for very large models."""
 
+from typing import TYPE_CHECKING
+
 from varscope import devices, errors
 from varscope.creation import GraphKeys
 from varscope.graph import (
@@ -65,9 +67,13 @@ from varscope.storage import Arena, Heap, MemoryMapped
 from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
+if TYPE_CHECKING:
+    from varscope.checkpoint import Checkpoint, StoredTensor, open
+
 __all__ = [
     "AUTO_REUSE",
     "Arena",
+    "Checkpoint",
     "Graph",
     "GraphKeys",
     "Heap",
@@ -77,6 +83,7 @@ __all__ = [
     "PartitionedVariable",
     "RegularizationLoss",
     "SaveSliceInfo",
+    "StoredTensor",
     "Template",
     "Variable",
     "VariableScope",
@@ -111,6 +118,7 @@ __all__ = [
     "name_scope",
     "no_regularizer",
     "ones",
+    "open",
     "orthogonal",
     "random_normal",
     "random_uniform",
@@ -126,3 +134,19 @@ __all__ = [
     "zeros",
 ]
 __version__ = "0.1.0"
+
+# What many programs never use is imported when it is first asked for.
+_IN_CHECKPOINT = {"Checkpoint", "StoredTensor", "open"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _IN_CHECKPOINT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from varscope import checkpoint
+
+    globals().update({each: getattr(checkpoint, each) for each in _IN_CHECKPOINT})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

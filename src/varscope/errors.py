@@ -607,6 +607,49 @@ class StorageFullError(VarscopeError, MemoryError):
         )
 
 
+class CheckpointError(VarscopeError, ValueError):
+    """Files that are no checkpoint, or a damaged one; `path`, and `tensor` or None."""
+
+    path: Any
+    tensor: str | None
+
+    @classmethod
+    def of(cls, path: object, tensor: str | None, reason: str) -> Self:
+        """What is wrong with a file, or with a tensor in it."""
+        which = "" if tensor is None else f": tensor {shown(tensor)}"
+        return cls.stating(f"{path}{which}: {reason}", path=path, tensor=tensor)
+
+    @classmethod
+    def flipped(cls, path: object, tensor: str, recorded: int, found: int) -> Self:
+        return cls.of(
+            path,
+            tensor,
+            f"its bytes are not those that were written: their CRC-32C is {found:08x}, and "
+            f"{recorded:08x} was recorded",
+        )
+
+    @classmethod
+    def closed(cls, path: object) -> Self:
+        return cls.of(path, None, "the checkpoint is closed; open it again with varscope.open")
+
+
+class RestoreError(CheckpointError):
+    """A checkpoint that does not fit a graph; all that differs, by name.
+
+    `missing` are variables without a tensor, `left_over` tensors without a variable; `shapes` and
+    `dtypes` map a variable to what (it has, the file has).
+    """
+
+    missing: list[str]
+    left_over: list[str]
+    shapes: dict[str, tuple[Any, Any]]
+    dtypes: dict[str, tuple[Any, Any]]
+
+
+class NameMapError(VarscopeError, ValueError):
+    """Rules for names that cannot be followed."""
+
+
 class WithdrawnError(VarscopeError, RuntimeError):
     """A variable that is no longer there: its creation was part of something that failed."""
 

@@ -1,0 +1,349 @@
+"""`Checkpoint` and `StoredTensor`: what files hold, by name, read-only and lazy.
+
+A checkpoint of half a million tensors is a few columns, not half a million objects: a name is found
+in a dict, and a `StoredTensor` is made when it is asked for.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from varscope import _scopecore, shapes
+from varscope.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from varscope.shapes import Part
+
+BLOCK = 1 << 24  # bytes of a tensor whose checksum is taken at a time
+REPORT = 0.05  # seconds between two reports of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where some of a tensor's values lie; `part` says which, None all of them."""
+
+    file: int
+    offset: int
+    nbytes: int
+    part: Part | None = None
+    checksum: int | None = None
+
+
+@dataclass
+class Columns:
+    """What is known of the tensors, one entry of each list a tensor.
+
+    A tensor lies in `files[file_of]` from byte `offset_of` on.  One that lies in several pieces has
+    them in `pieces`, by its number, and nothing in those two.
+    """
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[tuple[int, ...]]
+    nbytes_of: npt.NDArray[np.int64]
+    file_of: npt.NDArray[np.int32]
+    offset_of: npt.NDArray[np.int64]
+    checksums: npt.NDArray[np.uint32] | None = None
+    has_checksum: npt.NDArray[np.bool_] | None = None  # all where None
+    pieces: dict[int, list[Piece]] = field(default_factory=dict)
+    partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class MappedFile:
+    """A file of data, mapped into memory read-only."""
+
+    def __init__(self, path: Path, pages: mmap.mmap) -> None:
+        self.path, self.pages = path, pages
+
+
+class Checkpoint(Mapping[str, "StoredTensor"]):
+    """What the files of a checkpoint hold: a mapping from name to `StoredTensor`.
+
+    Made by `varscope.open`.  Opening reads names, shapes and dtypes; values are read when they are
+    asked for.  The files stay mapped until `close`, or the end of a `with` block, and as long as an
+    array of theirs is held: a later save to the same path does not change what is read here.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        files: list[MappedFile],
+        columns: Columns,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self.format = format
+        self.metadata = {} if metadata is None else metadata
+        self._files: list[MappedFile] | None = files
+        self.files = [file.path for file in files]
+        self._columns = columns
+        self._places: dict[str, int] | None = None
+
+    # --- what there is
+    @property
+    def names(self) -> list[str]:
+        """The names, in the order of the data."""
+        return self._columns.names
+
+    @property
+    def dtype_names(self) -> list[str]:
+        """The names of the dtypes, parallel to `names`; of ones that cannot be read here too."""
+        return self._columns.dtype_names
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes, parallel to `names`."""
+        return self._columns.shapes
+
+    @property
+    def nbytes_of(self) -> npt.NDArray[np.int64]:
+        """The bytes of each tensor, parallel to `names`."""
+        return self._columns.nbytes_of
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors together."""
+        return int(self._columns.nbytes_of.sum())
+
+    @property
+    def partitions(self) -> dict[str, tuple[int, ...]]:
+        """Into how many slices each dimension of a variable was cut, by name, where it was."""
+        return self._columns.partitions
+
+    def __len__(self) -> int:
+        return len(self._columns.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name()
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        try:
+            place = self._by_name()[name]
+        except KeyError:
+            raise KeyError(f"no tensor {name!r} in {self.path} with {len(self):,}") from None
+        return StoredTensor(self, place)
+
+    def _by_name(self) -> dict[str, int]:
+        if self._places is None:
+            names = self._columns.names
+            self._places = dict(zip(names, range(len(names)), strict=True))
+        return self._places
+
+    # --- values
+    def _bytes(self, place: int, piece: Piece | None = None) -> memoryview:
+        """The bytes of a tensor that lies in one piece, or of a piece."""
+        columns = self._columns
+        if piece is not None:
+            number, start, nbytes = piece.file, piece.offset, piece.nbytes
+        else:
+            number, start = int(columns.file_of[place]), int(columns.offset_of[place])
+            nbytes = int(columns.nbytes_of[place])
+        return memoryview(self._pages(number))[start : start + nbytes]
+
+    def _pages(self, number: int) -> mmap.mmap:
+        if self._files is None:
+            raise CheckpointError.closed(self.path)
+        return self._files[number].pages
+
+    def verify(self, progress: Callable[[int, int], object] | None = None) -> None:
+        """Compare all values with the checksums that were recorded when they were written.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            `progress(done_bytes, total_bytes)` is called again and again.
+
+        Raises
+        ------
+        CheckpointError : ValueError
+            It names the file and the tensor.
+        """
+        done, total, told = 0, self.nbytes, time.monotonic()
+        for place in range(len(self)):
+            self._verify(place)
+            done += int(self._columns.nbytes_of[place])
+            if progress is not None and time.monotonic() >= told + REPORT:
+                progress(done, total)
+                told = time.monotonic()
+        if progress is not None:
+            progress(total, total)
+
+    def _verify(self, place: int) -> None:
+        columns = self._columns
+        if place in columns.pieces:
+            for piece in columns.pieces[place]:
+                self._compare(place, piece, piece.checksum)
+        elif columns.checksums is not None and (
+            columns.has_checksum is None or columns.has_checksum[place]
+        ):
+            self._compare(place, None, int(columns.checksums[place]))
+
+    def _compare(self, place: int, piece: Piece | None, recorded: int | None) -> None:
+        if recorded is None:
+            return
+        data = self._bytes(place, piece)
+        found = 0
+        for start in range(0, len(data), BLOCK):
+            found = _scopecore.crc32c(data[start : start + BLOCK], found)  # type: ignore[attr-defined]
+        if found != recorded:
+            number = int(self._columns.file_of[place]) if piece is None else piece.file
+            raise CheckpointError.flipped(
+                self.files[number], self._columns.names[place], recorded, found
+            )
+
+    # --- the end
+    def close(self) -> None:
+        """Let go of the files; arrays that are held stay good."""
+        self._files = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {str(self.path)!r} of {len(self):,} tensors>"
+
+
+class StoredTensor:
+    """One tensor of a checkpoint; its values are read when they are asked for.
+
+    `tensor[index]` gives a read-only array: a view of the mapped file where the tensor lies there
+    in one piece, so a slice of a huge one costs what the slice is.
+    """
+
+    __slots__ = ("_checkpoint", "_place")
+
+    def __init__(self, checkpoint: Checkpoint, place: int) -> None:
+        self._checkpoint = checkpoint
+        self._place = place
+
+    # --- what it is
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+        return self._checkpoint.names[self._place]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A tuple of ints."""
+        return self._checkpoint.shapes[self._place]
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        size = 1
+        for dim in self.shape:
+            size *= dim
+        return size
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of its values."""
+        return int(self._checkpoint.nbytes_of[self._place])
+
+    @property
+    def dtype_name(self) -> str:
+        """The name of its dtype, also of one that cannot be read here."""
+        return self._checkpoint.dtype_names[self._place]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The `numpy.dtype` of the elements."""
+        return readable_dtype(self.dtype_name, self.file, self.name)
+
+    @property
+    def file(self) -> Path:
+        """The file in which it lies, or the first of several."""
+        columns = self._checkpoint._columns
+        pieces = columns.pieces.get(self._place)
+        number = pieces[0].file if pieces else int(columns.file_of[self._place])
+        return self._checkpoint.files[number]
+
+    @property
+    def partitions(self) -> tuple[int, ...] | None:
+        """Into how many slices each dimension was cut; None where it was one variable."""
+        return self._checkpoint.partitions.get(self.name)
+
+    # --- reading
+    def __getitem__(self, index: Any) -> np.ndarray:
+        pieces = self._checkpoint._columns.pieces.get(self._place)
+        if pieces is None:
+            found: np.ndarray = self.value()[index]
+        else:
+            found = self._assembled(index, pieces)
+        if isinstance(found, np.ndarray):
+            found.flags.writeable = False
+        return found
+
+    def value(self) -> np.ndarray:
+        """All values, as a read-only array."""
+        pieces = self._checkpoint._columns.pieces.get(self._place)
+        if pieces is not None:
+            return self[...]
+        data = self._checkpoint._bytes(self._place)
+        return np.frombuffer(data, np.uint8).view(self.dtype).reshape(self.shape)
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the values."""
+        return self.value().copy()
+
+    def _assembled(self, index: Any, pieces: list[Piece]) -> np.ndarray:
+        """Some of the values of a tensor in pieces, copied from those that hold them."""
+        dtype = self.dtype
+        whole = np.empty(self.shape, dtype)
+        for piece in pieces:
+            data = np.frombuffer(self._checkpoint._bytes(self._place, piece), np.uint8)
+            assert piece.part is not None
+            whole[piece.part.index] = data.view(dtype).reshape(piece.part.shape)
+        result: np.ndarray = whole[index]
+        return result
+
+    def verify(self) -> None:
+        """Compare the values with the recorded checksum; CheckpointError where they differ."""
+        self._checkpoint._verify(self._place)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        array = self.value()
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise ValueError(f"{self.name} is {array.dtype}: as {np.dtype(dtype)} it is a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"{self.name} is a scalar: it has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<StoredTensor {self.name!r} shape={self.shape} dtype={self.dtype_name}>"
+
+
+def readable_dtype(name: str, file: Path, tensor: str) -> np.dtype:
+    """The dtype of a name that a file has."""
+    try:
+        return shapes.as_dtype(name)
+    except TypeError as error:
+        raise CheckpointError.of(
+            file, tensor, f"its dtype {name!r} cannot be read: {error}"
+        ) from None
