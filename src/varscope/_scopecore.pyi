@@ -20,7 +20,7 @@ from typing import (
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from varscope import errors as errors
 from varscope.graph import Graph
@@ -433,6 +433,13 @@ def unfilled_specs(
 def unfilled_rows(
     graph: Registry, wanted: bytearray | None, first: int, last: int, limit: int
 ) -> tuple[list[int], int]: ...
+
+# --- checksums
+
+def crc32c(buffer: Buffer, value: int = 0) -> int: ...
+def use_crc_instruction(wanted: bool) -> bool: ...
+
+# --- what only the core uses
 
 class _SlabStorage(Protocol):
     def reserve(self, dtype: np.dtype[Any], wanted: int) -> Any: ...

@@ -197,7 +197,7 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         data = self._bytes(place, piece)
         found = 0
         for start in range(0, len(data), BLOCK):
-            found = _scopecore.crc32c(data[start : start + BLOCK], found)  # type: ignore[attr-defined]
+            found = _scopecore.crc32c(data[start : start + BLOCK], found)
         if found != recorded:
             number = int(self._columns.file_of[place]) if piece is None else piece.file
             raise CheckpointError.flipped(
