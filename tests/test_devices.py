@@ -758,7 +758,7 @@ def test_devices_of(library):
     CI installs them, which are large, beside one version of Python only, and says so.
     """
     if importlib.util.find_spec(library) is None:
-        if os.environ.get("VARSCOPE_TEST_DEVICES") == "1":
+        if os.environ.get("VARSCOPE_TEST_LARGE") == "1":
             pytest.fail(f"{library} is not installed: pip install '.[test-devices]'")
         pytest.skip(f"{library} is not installed: pip install '.[test-devices]'")
     done = subprocess.run(
