@@ -2,12 +2,11 @@
 
 import importlib
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from requires import require_program
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 HERE = "CPython 3.11, x86_64, gcc 12"
@@ -296,11 +295,7 @@ def test_valgrind_is_missing(instructions, monkeypatch):
 def require_valgrind():
     if not sys.platform.startswith("linux"):
         pytest.skip("instructions are counted on Linux only")
-    if shutil.which("valgrind") is None:
-        words = "needs valgrind: apt-get install valgrind"
-        if os.environ.get("CI") == "true":
-            pytest.fail(words, pytrace=False)
-        pytest.skip(words)
+    require_program("valgrind", "valgrind")
 
 
 @pytest.mark.slow
