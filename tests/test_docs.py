@@ -63,7 +63,9 @@ def test_the_pages_with_examples():
         for page in WITH_EXAMPLES
     ],
 )
-def test_examples(page):
+def test_examples(page, tmp_path, monkeypatch):
+    """In an empty folder, in which a page may leave files."""
+    monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)
     assert len(test.examples) == len(re.findall(r"^>>> ", text, re.MULTILINE))
