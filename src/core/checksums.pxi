@@ -53,3 +53,54 @@ cdef uint32_t checksum(uint32_t crc, const unsigned char *bytes, size_t n) excep
         bytes += now
         n -= now
     return crc
+
+
+def crc32c_each(buffer, offsets, lengths):
+    """The CRC-32C of many parts of a C-contiguous buffer, as bytes that hold a uint32 each.
+
+    `offsets` and `lengths` are contiguous buffers of int64, in bytes.
+    """
+    cdef Py_buffer view, begins, sizes
+    cdef Py_ssize_t i, count
+    cdef uint32_t *sums
+    get_numbers(offsets, &begins)
+    try:
+        get_numbers(lengths, &sizes)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_C_CONTIGUOUS)
+            try:
+                count = begins.len // 8
+                if sizes.len != begins.len:
+                    raise ValueError("there are not as many lengths as offsets")
+                answer = PyBytes_FromStringAndSize(NULL, 4 * count)
+                sums = <uint32_t *>PyBytes_AS_STRING(answer)
+                for i in range(count):
+                    sums[i] = checksum(0, part_of(&view, (<int64_t *>begins.buf)[i],
+                                                  (<int64_t *>sizes.buf)[i]),
+                                       <size_t>(<int64_t *>sizes.buf)[i])
+                    if i & 0xFFF == 0xFFF:
+                        PyErr_CheckSignals()
+                return answer
+            finally:
+                PyBuffer_Release(&view)
+        finally:
+            PyBuffer_Release(&sizes)
+    finally:
+        PyBuffer_Release(&begins)
+
+
+cdef int get_numbers(numbers, Py_buffer *view) except -1:
+    """A contiguous buffer of int64."""
+    PyObject_GetBuffer(numbers, view, PyBUF_C_CONTIGUOUS)
+    if view.itemsize != 8 or <size_t>view.buf & 7:
+        PyBuffer_Release(view)
+        raise ValueError("offsets and lengths are int64")
+    return 0
+
+
+cdef const unsigned char *part_of(const Py_buffer *view, int64_t offset,
+                                  int64_t length) except? NULL:
+    """Where a part of a buffer begins; NULL is an error only where one was raised."""
+    if offset < 0 or length < 0 or length > view.len or offset > view.len - length:
+        raise ValueError(f"{length} bytes from {offset} on do not lie in {view.len}")
+    return <const unsigned char *>view.buf + offset
