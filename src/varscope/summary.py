@@ -31,7 +31,15 @@ import numpy
 if TYPE_CHECKING:
     from varscope.graph import Graph
 
-__all__ = ["Summary", "SummaryRow", "expand", "fold", "format_bytes", "summarize"]
+__all__ = [
+    "Summary",
+    "SummaryRow",
+    "expand",
+    "fold",
+    "format_bytes",
+    "format_type",
+    "summarize",
+]
 
 Shape = tuple[int | None, ...] | None
 _Kind = TypeVar("_Kind", bound=Hashable)
@@ -143,6 +151,17 @@ def format_bytes(nbytes: int) -> str:
         size /= 1024
         del units[0]
     return f"{size:,.1f} {units[0]}"
+
+
+def format_type(dtype: str, shape: Shape) -> str:
+    """``dtype`` with ``shape`` behind it; sizes that are not known yet are question marks.
+
+    >>> format_type("float16", (64, None)), format_type("int8", None)
+    ('float16[64, ?]', 'int8[...]')
+    """
+    if shape is None:
+        return f"{dtype}[...]"
+    return f"{dtype}[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def _parameters(shape: Shape, count: int) -> int | None:
