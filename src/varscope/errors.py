@@ -671,3 +671,16 @@ class NotCoveredError(VarscopeError, NotImplementedError, AttributeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).of, (self.name, self.instead)
+
+
+class PictureError(VarscopeError, RuntimeError):
+    """A picture that cannot be made because of a browser: none is there, or it has failed."""
+
+    @classmethod
+    def of(cls, ending: str, error: Exception) -> Self:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return cls(
+            f"a {ending} picture is drawn by a browser, which has failed ({reason:.300}); install "
+            "Chrome or Chromium (Debian: apt-get install chromium), or name one in the environment "
+            "variable BROWSER_PATH, or write .html, which needs none here"
+        )
