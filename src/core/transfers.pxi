@@ -83,15 +83,23 @@ cdef void sum_places(const Place *places, Py_ssize_t count, uint32_t *sums) noex
 
 
 def locate(arrays):
-    """Where the values of C-contiguous arrays of any dtype lie, and their CRC-32C.
+    """A list of the addresses at which the values of C-contiguous arrays of any dtype lie.
 
-    Returns (list of addresses, bytes that hold a uint32 each).  The addresses are good for as long
-    as the caller holds the arrays.
+    They are good for as long as the caller holds the arrays.
     """
+    cdef Place place
+    cdef list addresses = []
+    for array in tuple(arrays):
+        find_place(array, &place, False)
+        addresses.append(<size_t>place.data)
+    return addresses
+
+
+def checksums(arrays):
+    """The CRC-32C of the values of C-contiguous arrays of any dtype, as bytes of a uint32 each."""
     cdef Place places[AT_A_TIME]
     cdef tuple held = tuple(arrays)
     cdef Py_ssize_t first = 0, now, i, count = len(held)
-    cdef list addresses = []
     cdef size_t nbytes
     answer = PyBytes_FromStringAndSize(NULL, 4 * count)
     cdef uint32_t *sums = <uint32_t *>PyBytes_AS_STRING(answer)
@@ -106,10 +114,8 @@ def locate(arrays):
         else:
             for i in range(now):
                 sums[first + i] = checksum(0, places[i].data, places[i].nbytes)
-        for i in range(now):
-            addresses.append(<size_t>places[i].data)
         first += now
-    return addresses, answer
+    return answer
 
 
 cdef void copy_places(const Place *places, const unsigned char **sources,
