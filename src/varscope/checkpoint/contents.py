@@ -7,6 +7,7 @@ in a dict, and a `StoredTensor` is made when it is asked for.
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from varscope.shapes import Part
 
-BLOCK = 1 << 24  # bytes of a tensor whose checksum is taken at a time
+BLOCK = 1 << 24  # bytes whose checksums are taken at a time
 REPORT = 0.05  # seconds between two reports of progress
 
 
@@ -56,13 +57,27 @@ class Columns:
     has_checksum: npt.NDArray[np.bool_] | None = None  # all where None
     pieces: dict[int, list[Piece]] = field(default_factory=dict)
     partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    places: dict[str, int] | None = None  # by name, where that is known already
 
 
 class MappedFile:
-    """A file of data, mapped into memory read-only."""
+    """A file of data, mapped into memory read-only.
 
-    def __init__(self, path: Path, pages: mmap.mmap) -> None:
+    `descriptor` is one of the file, for who would rather read than touch memory: what is cut off a
+    mapped file meanwhile ends the process that touches it.  None where the system has no preadv.
+    It is closed when nobody holds this object any more, so that no other file can have its number.
+    """
+
+    descriptor: int | None = None
+
+    def __init__(self, path: Path, pages: mmap.mmap, opened: int | None = None) -> None:
         self.path, self.pages = path, pages
+        if opened is not None and hasattr(os, "preadv"):
+            self.descriptor = os.dup(opened)
+
+    def __del__(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 class Checkpoint(Mapping[str, "StoredTensor"]):
@@ -87,7 +102,6 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         self._files: list[MappedFile] | None = files
         self.files = [file.path for file in files]
         self._columns = columns
-        self._places: dict[str, int] | None = None
 
     # --- what there is
     @property
@@ -137,10 +151,14 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         return StoredTensor(self, place)
 
     def _by_name(self) -> dict[str, int]:
-        if self._places is None:
-            names = self._columns.names
-            self._places = dict(zip(names, range(len(names)), strict=True))
-        return self._places
+        columns = self._columns
+        if columns.places is None:
+            columns.places = dict(zip(columns.names, range(len(columns.names)), strict=True))
+        return columns.places
+
+    # As an open file, it is equal to itself alone.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     # --- values
     def _bytes(self, place: int, piece: Piece | None = None) -> memoryview:
@@ -171,38 +189,80 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         CheckpointError : ValueError
             It names the file and the tensor.
         """
-        done, total, told = 0, self.nbytes, time.monotonic()
-        for place in range(len(self)):
-            self._verify(place)
-            done += int(self._columns.nbytes_of[place])
+        total, told = self.nbytes, time.monotonic()
+        for done in self._verify_all():
             if progress is not None and time.monotonic() >= told + REPORT:
                 progress(done, total)
                 told = time.monotonic()
         if progress is not None:
             progress(total, total)
 
-    def _verify(self, place: int) -> None:
+    def _verify_all(self) -> Iterator[int]:
+        """Compare block by block; gives the number of bytes that are done."""
+        columns, count = self._columns, len(self)
+        ends = np.cumsum(columns.nbytes_of)
+        first = 0
+        while first < count:
+            before = int(ends[first - 1]) if first else 0
+            last = int(np.searchsorted(ends, before + BLOCK, "right"))
+            if last <= first:  # one that is larger
+                for done in self._verify(first):
+                    yield before + done
+                first += 1
+            else:
+                self._verify_run(first, last)
+                first = last
+                yield int(ends[last - 1])
+
+    def _verify_run(self, first: int, last: int) -> None:
+        """Compare tensors that follow one upon the other, many at a time."""
         columns = self._columns
+        in_pieces = [place for place in range(first, last) if place in columns.pieces]
+        for place in in_pieces:
+            exhaust(self._verify(place))
+        if columns.checksums is None:
+            return
+        known = np.ones(last - first, np.bool_)
+        if columns.has_checksum is not None:
+            known = columns.has_checksum[first:last].copy()
+        known[[place - first for place in in_pieces]] = False
+        places = np.flatnonzero(known) + first
+        for number in np.unique(columns.file_of[places]).tolist():
+            here = places[columns.file_of[places] == number]
+            offsets, lengths = columns.offset_of[here], columns.nbytes_of[here]
+            sums = _scopecore.crc32c_each(self._pages(number), offsets, lengths)
+            found = np.frombuffer(sums, np.uint32)
+            for at in np.flatnonzero(found != columns.checksums[here])[:1].tolist():
+                place = int(here[at])
+                recorded = int(columns.checksums[place])
+                raise self._flipped(place, number, recorded, int(found[at]))
+
+    def _verify(self, place: int) -> Iterator[int]:
+        """Compare one tensor; gives the number of bytes that are done."""
+        columns, done = self._columns, 0
+        pieces: list[tuple[Piece | None, int | None]] = []
         if place in columns.pieces:
-            for piece in columns.pieces[place]:
-                self._compare(place, piece, piece.checksum)
+            pieces += ((piece, piece.checksum) for piece in columns.pieces[place])
         elif columns.checksums is not None and (
             columns.has_checksum is None or columns.has_checksum[place]
         ):
-            self._compare(place, None, int(columns.checksums[place]))
+            pieces.append((None, int(columns.checksums[place])))
+        for piece, recorded in pieces:
+            if recorded is None:
+                continue
+            data, found = self._bytes(place, piece), 0
+            for start in range(0, len(data), BLOCK):
+                found = _scopecore.crc32c(data[start : start + BLOCK], found)
+                yield done + start
+            done += len(data)
+            if found != recorded:
+                number = int(columns.file_of[place]) if piece is None else piece.file
+                raise self._flipped(place, number, recorded, found)
 
-    def _compare(self, place: int, piece: Piece | None, recorded: int | None) -> None:
-        if recorded is None:
-            return
-        data = self._bytes(place, piece)
-        found = 0
-        for start in range(0, len(data), BLOCK):
-            found = _scopecore.crc32c(data[start : start + BLOCK], found)
-        if found != recorded:
-            number = int(self._columns.file_of[place]) if piece is None else piece.file
-            raise CheckpointError.flipped(
-                self.files[number], self._columns.names[place], recorded, found
-            )
+    def _flipped(self, place: int, number: int, recorded: int, found: int) -> CheckpointError:
+        return CheckpointError.flipped(
+            self.files[number], self._columns.names[place], recorded, found
+        )
 
     # --- the end
     def close(self) -> None:
@@ -300,8 +360,16 @@ class StoredTensor:
         pieces = self._checkpoint._columns.pieces.get(self._place)
         if pieces is not None:
             return self[...]
-        data = self._checkpoint._bytes(self._place)
-        return np.frombuffer(data, np.uint8).view(self.dtype).reshape(self.shape)
+        return self._shaped(self._checkpoint._bytes(self._place), self.shape)
+
+    def _shaped(self, data: memoryview, shape: tuple[int, ...]) -> np.ndarray:
+        """Bytes of the file as an array."""
+        dtype = self.dtype
+        try:
+            return np.frombuffer(data, np.uint8).view(dtype).reshape(shape)
+        except ValueError as error:  # 65 dimensions, 2**63 rows of nothing
+            reason = f"NumPy has no array of shape {shape!r:.100} and {dtype}: {error}"
+            raise CheckpointError.of(self.file, self.name, reason) from None
 
     def numpy(self) -> np.ndarray:
         """A copy of the values."""
@@ -320,7 +388,7 @@ class StoredTensor:
 
     def verify(self) -> None:
         """Compare the values with the recorded checksum; CheckpointError where they differ."""
-        self._checkpoint._verify(self._place)
+        exhaust(self._checkpoint._verify(self._place))
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         array = self.value()
@@ -337,6 +405,12 @@ class StoredTensor:
 
     def __repr__(self) -> str:
         return f"<StoredTensor {self.name!r} shape={self.shape} dtype={self.dtype_name}>"
+
+
+def exhaust(steps: Iterator[int]) -> None:
+    """Run something to its end."""
+    for _ in steps:
+        pass
 
 
 def readable_dtype(name: str, file: Path, tensor: str) -> np.dtype:

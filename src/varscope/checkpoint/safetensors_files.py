@@ -1,96 +1,202 @@
-"""safetensors files, and folders of them in the layout of Hugging Face, as a `Checkpoint`."""
+"""safetensors files, and folders of them in the layout of Hugging Face, as a `Checkpoint`.
+
+A folder has an index, which says which file each tensor lies in.  A save never overwrites a file:
+it writes new ones, puts a new index in the place of the old one, and deletes the old files.  So who
+reads an index and then finds a file of it gone reads the index again.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 import mmap
-from pathlib import Path
-from typing import Any
+import stat
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
+from varscope.checkpoint import safetensors_headers as headers
 from varscope.checkpoint.contents import Checkpoint, Columns, MappedFile
-from varscope.errors import CheckpointError
+from varscope.checkpoint.notes import Notes
+from varscope.checkpoint.notes import read as read_notes
+from varscope.checkpoint.safetensors_headers import Header, wrong
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-
-# The format's names of dtypes, and NumPy's.  Those of less than a byte have none.
-DTYPE_NAMES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "U16": "uint16",
-    "I16": "int16",
-    "U32": "uint32",
-    "I32": "int32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-}
+LARGEST_INDEX = 1 << 30  # bytes; one of half a million names has 50 million
+TRIES = 100  # to find all files of one index while others save
 
 
 def read(path: Path) -> Checkpoint:
     """What a file, a folder or an index holds."""
     if path.is_dir():
-        index = path / INDEX
-        return read_index(path, index) if index.exists() else read_files(path, [path / SINGLE])
+        return read_folder(path)
     if path.name.endswith(".index.json"):
         return read_index(path, path)
-    return read_files(path, [path])
+    return together(path, [map_file(path)])
+
+
+def read_folder(path: Path) -> Checkpoint:
+    """What a folder holds: the files of its index, or the one file without an index."""
+    for _ in range(TRIES):
+        try:
+            return read_index(path, path / INDEX)
+        except FileNotFoundError:
+            pass
+        try:
+            return together(path, [map_file(path / SINGLE)])
+        except FileNotFoundError:
+            if not (path / INDEX).exists():  # which may have come just now
+                break
+    wrong(path, None, f"there is no checkpoint in this folder: no {INDEX}, and no {SINGLE}")
+
+
+# --- the index of several files
 
 
 def read_index(path: Path, index: Path) -> Checkpoint:
-    """The files that an index lists."""
-    weight_map = json.loads(index.read_bytes())["weight_map"]
-    return read_files(path, [index.parent / name for name in dict.fromkeys(weight_map.values())])
+    """The files that an index lists; FileNotFoundError is for the index alone."""
+    text = index_text(index)
+    for _ in range(TRIES):
+        weight_map = weight_map_of(index, text)
+        names = list(dict.fromkeys(weight_map.values()))
+        try:
+            files = [map_file(inside(index, name)) for name in names]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            before, text = text, index_text(index)
+            if text == before:
+                wrong(index, None, f"it lists {Path(error.filename).name!r}, which is not there")
+            continue
+        checkpoint = together(path, files)
+        check_names(index, checkpoint, weight_map, names)
+        return checkpoint
+    wrong(index, None, "it was replaced again and again while it was read")
 
 
-def read_files(path: Path, files: list[Path]) -> Checkpoint:
-    """The tensors of some files together."""
-    columns = Columns(
-        [], [], [], np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64)
-    )
-    mapped, metadata, nbytes, offsets, numbers, sums = [], {}, [], [], [], []
-    for number, file in enumerate(files):
-        with file.open("rb") as opened:
+def index_text(index: Path) -> bytes:
+    check_regular(index)
+    with index.open("rb") as opened:
+        text = opened.read(LARGEST_INDEX + 1)
+    if len(text) > LARGEST_INDEX:
+        wrong(index, None, f"an index has {LARGEST_INDEX:,} bytes at most")
+    return text
+
+
+def weight_map_of(index: Path, text: bytes) -> dict[str, str]:
+    """Which file each tensor lies in.  That they do lie there is seen when the files are read."""
+    try:
+        # What it says twice or in odd ways differs from the files, or does no harm.
+        tree = json.loads(text.decode())
+    except (RecursionError, ValueError) as error:
+        wrong(index, None, f"it is no JSON that can be read: {error!s:.300}")
+    weight_map = tree.get("weight_map") if isinstance(tree, dict) else None
+    if not isinstance(weight_map, dict) or not set(map(type, weight_map.values())) <= {str}:
+        wrong(index, None, "it has no 'weight_map' that says in which file each tensor lies")
+    return weight_map
+
+
+def inside(index: Path, name: str) -> Path:
+    """The path of a file that an index names; it lies in the index's folder, or below."""
+    here, there = PurePosixPath(name), PureWindowsPath(name)  # what leads away, on any system
+    leads_away = here.is_absolute() or there.drive or there.root or ".." in there.parts
+    if leads_away or not here.name or "\0" in name or not headers.is_text(name):
+        wrong(index, None, f"it lists {name!r:.200}: a file beside the index is needed")
+    return index.parent / name
+
+
+def check_names(
+    index: Path, checkpoint: Checkpoint, weight_map: dict[str, str], files: list[str]
+) -> None:
+    """The index says of each tensor where it lies, and of no others."""
+    held = list(map(files.__getitem__, checkpoint._columns.file_of.tolist()))
+    if weight_map == dict(zip(checkpoint.names, held, strict=True)):
+        return
+    for name, file in zip(checkpoint.names, held, strict=True):
+        listed = weight_map.get(name)
+        if listed != file:
+            other = "does not list it" if listed is None else f"says that it is in {listed!r:.200}"
+            wrong(index.parent / file, name, f"it is in this file, and {index.name} {other}")
+    for name, listed in weight_map.items():
+        if name not in checkpoint:
+            wrong(index.parent / listed, name, f"{index.name} says that it is in this file")
+
+
+# --- files
+
+
+def check_regular(path: Path) -> None:
+    """To open something else, a pipe for one, might take for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        wrong(path, None, "this is no file")
+
+
+def map_file(path: Path) -> MappedFile:
+    """A file in memory, where it can only be read."""
+    check_regular(path)
+    with path.open("rb") as opened:
+        try:
             pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped.append(MappedFile(file, pages))
-        length = int.from_bytes(pages[:8], "little")
-        header: dict[str, Any] = json.loads(pages[8 : 8 + length])
-        metadata = header.pop("__metadata__", {})
-        ours = json.loads(metadata.get("varscope", "{}"))
-        tensors = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        for name, entry in tensors:
-            own = ours.get("dtypes", {}).get(name)
-            shape = tuple(entry["shape"])
-            columns.names.append(name)
-            columns.dtype_names.append(own or DTYPE_NAMES.get(entry["dtype"], entry["dtype"]))
-            columns.shapes.append(shape[:-1] if own else shape)
-            start, stop = entry["data_offsets"]
-            nbytes.append(stop - start)
-            offsets.append(8 + length + start)
-            numbers.append(number)
-        sums.append(np.frombuffer(bytes.fromhex(ours.get("crc32c", "")), ">u4"))
-        columns.partitions.update(
-            {name: tuple(cuts) for name, cuts in ours.get("partitions", {}).items()}
-        )
-    columns.nbytes_of = np.array(nbytes, np.int64)
-    columns.offset_of = np.array(offsets, np.int64)
-    columns.file_of = np.array(numbers, np.int32)
-    if sum(map(len, sums)) == len(columns.names):
-        columns.checksums = np.concatenate(sums).astype(np.uint32) if sums else None
-    assert all(math.prod(shape) >= 0 for shape in columns.shapes)
-    if not mapped:
-        raise CheckpointError.of(path, None, "it lists no files")
-    return Checkpoint(path, "safetensors", mapped, columns, metadata)
+        except ValueError:  # what is empty cannot be mapped
+            wrong(path, None, "it is empty, and a safetensors file begins with eight bytes")
+        return MappedFile(path, pages, opened.fileno())
+
+
+def together(path: Path, files: list[MappedFile]) -> Checkpoint:
+    """The tensors of some files as one checkpoint."""
+    parts = [headers.read(file.path, file.pages) for file in files]
+    nothing = np.empty(0, np.int64)
+    columns = Columns([], [], [], nothing, nothing.astype(np.int32), nothing)
+    notes = [read_notes(file.path, part) for file, part in zip(files, parts, strict=True)]
+    for part, note in zip(parts, notes, strict=True):
+        first = len(columns.names)
+        columns.names += part.names
+        columns.dtype_names += [headers.DTYPES[dtype][0] for dtype in part.dtypes]
+        columns.shapes += part.shapes
+        for place, dtype in note.dtypes.items():
+            columns.dtype_names[first + place] = dtype
+            columns.shapes[first + place] = part.shapes[place][:-1]
+        columns.partitions |= note.partitions
+    counts = [len(part.names) for part in parts]
+    if parts:
+        columns.nbytes_of = np.concatenate([part.ends - part.begins for part in parts])
+        columns.offset_of = np.concatenate([part.begins for part in parts])
+        columns.file_of = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
+    put_checksums(columns, notes, counts)
+    columns.places = dict(zip(columns.names, range(len(columns.names)), strict=True))
+    if len(columns.places) < len(columns.names):
+        check_once(files, parts)
+    return Checkpoint(path, "safetensors", files, columns, in_common(parts))
+
+
+def put_checksums(columns: Columns, notes: list[Notes], counts: list[int]) -> None:
+    """The checksums of all tensors, and which of them have one."""
+    if all(note.checksums is None for note in notes):
+        return
+    columns.checksums = np.concatenate(
+        [
+            np.zeros(count, np.uint32) if note.checksums is None else note.checksums
+            for note, count in zip(notes, counts, strict=True)
+        ]
+    )
+    if any(note.checksums is None for note in notes):
+        columns.has_checksum = np.repeat([note.checksums is not None for note in notes], counts)
+
+
+def check_once(files: list[MappedFile], parts: list[Header]) -> None:
+    """Say which name there is twice."""
+    seen: dict[str, Path] = {}
+    for file, part in zip(files, parts, strict=True):
+        for name in part.names:
+            if name in seen:
+                twice = "twice" if seen[name] == file.path else f"also in {seen[name].name!r}"
+                wrong(file.path, name, f"it is {twice} in the checkpoint")
+            seen[name] = file.path
+
+
+def in_common(parts: list[Header]) -> dict[str, str]:
+    """The metadata of a file, or what those of several files agree on."""
+    if not parts:
+        return {}
+    first, *others = (part.metadata for part in parts)
+    return {
+        key: text for key, text in first.items() if all(other.get(key) == text for other in others)
+    }
