@@ -16,7 +16,7 @@ LAYERS = [
     {"shapes", "regularizers", "tf1_methods"},
     {"randomness", "partitioners"},
     {"initializers", "devices"},
-    {"variables", "storage"},
+    {"variables", "storage", "progress"},
     {"partitioned"},
     {"creation", "initialization"},
     {"graph", "scopes", "templates"},

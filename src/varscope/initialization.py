@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import operator
-import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from varscope import devices, initializers, randomness
+from varscope import initializers, randomness
 from varscope._scopecore import (
     Bulk,
     Filling,
@@ -27,19 +24,16 @@ from varscope._scopecore import (
     unfilled_rows,
     unfilled_specs,
 )
-from varscope.errors import ArgumentTypeError, ArgumentValueError, WithdrawnError
+from varscope.errors import ArgumentTypeError, WithdrawnError
 from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable
+from varscope.progress import REPORT, Progress, as_report, as_threads
 from varscope.shapes import Part
 from varscope.storage import LARGE, Heap
 from varscope.variables import Variable
 
-Progress: TypeAlias = Callable[[int, int], object]
-
 RANGE = 4096  # rows that a thread takes at a time
 WORTH = 1 << 18  # bytes for which another thread is started
-REPORT = 0.05  # seconds between two reports of progress
-QUIET = 0.5  # seconds before a bar appears
 
 
 def initialize(
@@ -81,13 +75,8 @@ def initialize(
     """
     groups = grouped(variables)
     workers = as_threads(threads)
-    report = as_report(progress)
-    try:
+    with as_report(progress, "initialize") as report:
         Run(groups, workers, report).run()
-    finally:
-        close = getattr(report, "close", None)
-        if close is not None:
-            close()
 
 
 # --- what was asked for
@@ -123,23 +112,6 @@ def flattened(variables: Iterable[Any]) -> Iterator[Variable]:
             yield from variable
         else:
             raise ArgumentTypeError.of("each of variables", "a Variable", variable)
-
-
-def as_threads(threads: Any) -> int:
-    """A number of threads; as many as the process has processors where it is left out."""
-    if threads is None:
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
-    if isinstance(threads, (bool, np.bool_)):
-        raise ArgumentTypeError.of("threads", "an int", threads)
-    try:
-        number = operator.index(threads)
-    except TypeError:
-        raise ArgumentTypeError.of("threads", "an int", threads) from None
-    if number < 1:
-        raise ArgumentValueError.of("threads", "at least 1", number)
-    return number
 
 
 # --- how it is done
@@ -412,48 +384,3 @@ class Run:
 def fill(graph: Registry, dtype: np.dtype) -> None:
     """Initialise all variables of a graph that have a dtype."""
     Run([Group(graph, None, dtype)], as_threads(None), None).run()
-
-
-# --- bars
-
-
-class Bar:
-    """A bar on stderr; a run that is over at once shows none."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.bar: Any = None
-        self.task: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is None:
-            if done == total or time.monotonic() < self.started + QUIET:
-                return
-            from rich import console, progress
-
-            self.bar = progress.Progress(
-                "[progress.description]{task.description}",
-                progress.BarColumn(),
-                progress.DownloadColumn(),
-                progress.TimeRemainingColumn(),
-                console=console.Console(stderr=True),
-            )
-            self.task = self.bar.add_task("initialize", total=total)
-            self.bar.start()
-        self.bar.update(self.task, completed=done, total=total)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-
-def as_report(progress: Any) -> Any:
-    """What is told of the progress: a function, or None."""
-    if progress is False:
-        return None
-    if progress is None:
-        shows = sys.stderr is not None and sys.stderr.isatty()
-        return Bar() if shows and devices.is_installed("rich") else None
-    if progress is True or not callable(progress):
-        raise ArgumentTypeError.of("progress", "a function, None or False", progress)
-    return progress

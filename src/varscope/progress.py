@@ -1,0 +1,87 @@
+"""How many threads do a long piece of work, and who is told how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from varscope import devices
+from varscope.errors import ArgumentTypeError, ArgumentValueError
+
+Progress: TypeAlias = Callable[[int, int], object]
+
+REPORT = 0.05  # seconds between two reports of progress
+QUIET = 0.5  # seconds before a bar appears
+
+
+def as_threads(threads: Any) -> int:
+    """A number of threads; as many as the process has processors where it is left out."""
+    if threads is None:
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if isinstance(threads, (bool, np.bool_)):
+        raise ArgumentTypeError.of("threads", "an int", threads)
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        raise ArgumentTypeError.of("threads", "an int", threads) from None
+    if number < 1:
+        raise ArgumentValueError.of("threads", "at least 1", number)
+    return number
+
+
+@contextlib.contextmanager
+def as_report(progress: Any, word: str) -> Iterator[Progress | None]:
+    """Whom to tell in a `with` block: a function, or a bar with a word before it, or nobody."""
+    if progress is False:
+        yield None
+    elif progress is None:
+        shows = sys.stderr is not None and sys.stderr.isatty()
+        if shows and devices.is_installed("rich"):
+            with contextlib.closing(Bar(word)) as bar:
+                yield bar
+        else:
+            yield None
+    elif progress is True or not callable(progress):
+        raise ArgumentTypeError.of("progress", "a function, None or False", progress)
+    else:
+        yield progress
+
+
+class Bar:
+    """A bar on stderr; work that is over at once shows none."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.started = time.monotonic()
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is None:
+            if done == total or time.monotonic() < self.started + QUIET:
+                return
+            from rich import console, progress
+
+            self.bar = progress.Progress(
+                "[progress.description]{task.description}",
+                progress.BarColumn(),
+                progress.DownloadColumn(),
+                progress.TimeRemainingColumn(),
+                console=console.Console(stderr=True),
+            )
+            self.task = self.bar.add_task(self.word, total=total)
+            self.bar.start()
+        self.bar.update(self.task, completed=done, total=total)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
