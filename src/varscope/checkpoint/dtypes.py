@@ -1,0 +1,88 @@
+"""dtypes as text, for files: every dtype that a variable can have, structured ones included."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import numpy as np
+
+from varscope import shapes
+from varscope.errors import ArgumentTypeError
+
+
+@functools.lru_cache(maxsize=1000)
+def text_of(dtype: np.dtype) -> str:
+    """A text from which `dtype_of` makes an equal dtype.
+
+    It is the name where that says all, as "complex128" and "int4" do; NumPy's short form, such as
+    ">f4" or "|S3"; or JSON for a structured dtype.
+
+    >>> import numpy as np
+    >>> text_of(np.dtype("complex128")), text_of(np.dtype(">f4"))
+    ('complex128', '>f4')
+    >>> text_of(np.dtype([("x", "i1"), ("y", "f4", 2)]))
+    '{"names":["x","y"],"formats":["int8",["float32",[2]]],"offsets":[0,1],"itemsize":9}'
+    """
+    described = description(dtype)
+    text = described if isinstance(described, str) else json.dumps(described, separators=(",", ":"))
+    if dtype_of(text) != dtype:
+        raise ArgumentTypeError.of("dtype", "one that can be written down in a file", dtype)
+    return text
+
+
+def dtype_of(text: str) -> np.dtype:
+    """The dtype of a text that `text_of` made, or of any name that `get_variable` takes.
+
+    Raises
+    ------
+    ArgumentTypeError : TypeError
+        It is none; or it is of a library that is not installed, which the error names.
+    """
+    if not text.startswith("{"):
+        return shapes.as_dtype(text)
+    try:
+        return built(json.loads(text))
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        if isinstance(error, ArgumentTypeError):
+            raise
+        raise ArgumentTypeError.of("dtype", f"the JSON text of a dtype ({error})", text) from None
+
+
+def description(dtype: np.dtype) -> Any:
+    """A dtype as what JSON has: a text; [a description, shape]; or a dict of fields."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return [description(base), list(shape)]
+    if dtype.names is not None:
+        fields = [dtype.fields[name] for name in dtype.names]  # type: ignore[index]
+        return {
+            "names": list(dtype.names),
+            "formats": [description(field[0]) for field in fields],
+            "offsets": [field[1] for field in fields],
+            "itemsize": dtype.itemsize,
+        }
+    return dtype.name if is_named(dtype) else dtype.str
+
+
+def is_named(dtype: np.dtype) -> bool:
+    """Whether its name says all: that of a big-endian number or of a text does not."""
+    try:
+        return shapes.as_dtype(dtype.name) == dtype
+    except ArgumentTypeError:
+        return False
+
+
+def built(described: Any) -> np.dtype:
+    """The dtype of a description."""
+    if isinstance(described, str):
+        return shapes.as_dtype(described)
+    if isinstance(described, list):
+        base, shape = described
+        return np.dtype((built(base), tuple(shape)))
+    formats = [built(each) for each in described["formats"]]
+    facts = {key: described[key] for key in ("names", "offsets", "itemsize")}
+    fields: Any = {**facts, "formats": formats}
+    made: np.dtype = np.dtype(fields)
+    return made

@@ -1,0 +1,240 @@
+"""Files that take the place of others at once: written beside them, synced, then renamed.
+
+A writer has a *workplace*, a folder of its own beside what it replaces, on the same file system.
+What it leaves there when it is killed is removed by whoever writes to the same place next.  The
+dead are told from the living by a lock: each writer holds one on a file in its workplace, and the
+system lets go of it when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, what a killed writer left stays
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "lock"
+
+
+class Workplace:
+    """A folder in `folder` for what is to become `name`; `token` tells it from all others."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.mode = 0o666
+        self.lock: int | None = None
+        self.draw()
+
+    def draw(self) -> None:
+        """Take a new token, and so another path."""
+        self.token = secrets.token_hex(4)
+        self.path = self.folder / f".{self.name}.{self.token}.partial"
+
+    def claim(self) -> None:
+        """Make the folder and lock it.
+
+        Between the two steps another writer may take it for one of a dead writer.  It locks the
+        folder before it removes it; so what this one has locked and finds in its place stays.
+        """
+        while self.lock is None:
+            try:
+                self.path.mkdir()
+            except FileExistsError:
+                self.draw()
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                self.lock = locked(self.path, wait=True)
+        self.mode = os.fstat(self.lock).st_mode & 0o777  # what a new file may be used for here
+
+    def remove(self) -> None:
+        """Remove the folder and all in it, as far as that is possible."""
+        empty(self.path)
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+@contextlib.contextmanager
+def workplace(folder: Path, name: str, make_folder: bool = False) -> Iterator[Workplace]:
+    """A workplace for the time of a `with` block; what dead writers left is removed first.
+
+    With `make_folder`, the folder around it is made where there is none, and removed again where
+    the block ends by an exception and nothing is in it.
+    """
+    place, made = Workplace(folder, name), False
+    try:
+        while place.lock is None:
+            if make_folder and not folder.exists():
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir()
+                    made = True
+            try:
+                remove_leftovers(folder, name)
+                place.claim()
+            except FileNotFoundError:
+                # Another writer, who had made the folder, failed and removed it.
+                if not make_folder or not folder.parent.exists():
+                    raise
+        if made:
+            sync_folder(folder.parent)
+        yield place
+    except BaseException:
+        place.remove()
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    place.remove()
+
+
+# --- what the dead leave
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove the workplaces of writers that are no more, for what is called `name`."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.partial")
+    for found in sorted(os.listdir(folder)):
+        path = folder / found
+        if fcntl is None or not pattern.fullmatch(found) or path.is_symlink():
+            continue
+        with contextlib.suppress(OSError):  # somebody else's, or just being removed
+            lock = locked(path, wait=False)
+            if lock is not None:
+                try:
+                    empty(path)
+                finally:
+                    os.close(lock)
+
+
+def empty(path: Path) -> None:
+    """Remove a workplace, its lock last, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        for found in sorted(os.listdir(path), key=lambda name: name == LOCK):
+            with contextlib.suppress(OSError):
+                os.unlink(path / found)
+        os.rmdir(path)
+
+
+def locked(path: Path, *, wait: bool) -> int | None:
+    """A descriptor that holds the lock of a workplace; None where it cannot be had.
+
+    Where the file system knows no locks, whoever waits for one goes on without, and nobody's
+    workplace is removed.
+    """
+    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    kept = False
+    try:
+        if hold(lock, wait) or wait:
+            kept = os.path.samestat(os.stat(path / LOCK), os.fstat(lock))
+    finally:
+        if not kept:
+            os.close(lock)
+    return lock if kept else None
+
+
+def hold(file: int, wait: bool) -> bool:
+    """Lock an open file or folder; False where another one has it, or there are no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except OSError:
+        return False
+
+
+# --- putting in place
+
+
+def put_file(place: Workplace, name: str, target: Path) -> None:
+    """Let a finished file of the workplace take the place of a file."""
+    os.replace(place.path / name, target)
+    sync_folder(target.parent)
+
+
+def put_series(
+    place: Workplace,
+    names: Collection[str],
+    index: str,
+    listed: Callable[[Path], Collection[str] | None],
+    is_old: Callable[[str], bool],
+) -> None:
+    """Let files of the workplace, and the index that lists them, take the place of others.
+
+    The moment in which the index is renamed is the one in which the new files count.  What then
+    lies there and is listed no more is removed; or the new files are, where it does not come to
+    that.  Writers do so one after the other.
+
+    Parameters
+    ----------
+    listed : callable
+        The names in the index at a path: none where there is no index, None where it cannot be
+        read.
+    is_old : callable
+        Whether a file of this name was put there by this function, so that it may be removed
+        where no index lists it.
+    """
+    folder = place.folder
+    with alone_in(folder) as is_alone:
+        replaced = set(listed(folder / index) or ())
+        try:
+            for name in names:
+                os.replace(place.path / name, folder / name)
+            sync_folder(folder)
+            os.replace(place.path / index, folder / index)
+            sync_folder(folder)
+        finally:
+            # By what the index says now: an exception may have come just after it was renamed.
+            current = listed(folder / index)
+            if current is not None:
+                known = replaced.union(names)
+                remove_unlisted(
+                    folder, current, lambda name: (is_alone and is_old(name)) or name in known
+                )
+
+
+def remove_unlisted(folder: Path, listed: Collection[str], may_go: Callable[[str], bool]) -> None:
+    """Remove files that are not listed; one that cannot be removed now can the next time."""
+    kept = set(listed)
+    for name in os.listdir(folder):
+        if name not in kept and may_go(name):
+            with contextlib.suppress(OSError):
+                os.unlink(folder / name)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Hold a folder against other writers; False where the file system knows no locks."""
+    if fcntl is None:
+        yield False
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        yield hold(opened, wait=True)
+    finally:
+        os.close(opened)
+
+
+# --- the disk
+
+
+def sync_folder(folder: Path) -> None:
+    """See to it that what was renamed in a folder is so on the disk."""
+    if os.name == "nt":
+        return  # where folders cannot be opened
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(opened)
