@@ -18,11 +18,10 @@ import numpy as np
 
 from varscope import _scopecore, shapes
 from varscope.errors import CheckpointError
+from varscope.shapes import Part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from varscope.shapes import Part
 
 BLOCK = 1 << 24  # bytes whose checksums are taken at a time
 REPORT = 0.05  # seconds between two reports of progress
@@ -58,6 +57,7 @@ class Columns:
     pieces: dict[int, list[Piece]] = field(default_factory=dict)
     partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     places: dict[str, int] | None = None  # by name, where that is known already
+    swapped: bool = False  # whether the bytes of each number are in the other order than here
 
 
 class MappedFile:
@@ -346,45 +346,52 @@ class StoredTensor:
 
     # --- reading
     def __getitem__(self, index: Any) -> np.ndarray:
-        pieces = self._checkpoint._columns.pieces.get(self._place)
+        columns = self._checkpoint._columns
+        pieces = columns.pieces.get(self._place)
         if pieces is None:
-            found: np.ndarray = self.value()[index]
+            found: np.ndarray = self._stored()[index]
         else:
             found = self._assembled(index, pieces)
+        if columns.swapped:
+            found = found.byteswap()
         if isinstance(found, np.ndarray):
             found.flags.writeable = False
         return found
 
     def value(self) -> np.ndarray:
         """All values, as a read-only array."""
-        pieces = self._checkpoint._columns.pieces.get(self._place)
-        if pieces is not None:
-            return self[...]
-        return self._shaped(self._checkpoint._bytes(self._place), self.shape)
+        return self[...]
 
-    def _shaped(self, data: memoryview, shape: tuple[int, ...]) -> np.ndarray:
-        """Bytes of the file as an array."""
-        dtype = self.dtype
+    def numpy(self) -> np.ndarray:
+        """A copy of the values."""
+        return self.value().copy()
+
+    def _stored(self, piece: Piece | None = None) -> np.ndarray:
+        """What lies in the file, of a tensor in one piece or of a piece."""
+        shape = self.shape if piece is None or piece.part is None else piece.part.shape
+        data, dtype = self._checkpoint._bytes(self._place, piece), self.dtype
         try:
             return np.frombuffer(data, np.uint8).view(dtype).reshape(shape)
         except ValueError as error:  # 65 dimensions, 2**63 rows of nothing
             reason = f"NumPy has no array of shape {shape!r:.100} and {dtype}: {error}"
             raise CheckpointError.of(self.file, self.name, reason) from None
 
-    def numpy(self) -> np.ndarray:
-        """A copy of the values."""
-        return self.value().copy()
-
     def _assembled(self, index: Any, pieces: list[Piece]) -> np.ndarray:
         """Some of the values of a tensor in pieces, copied from those that hold them."""
-        dtype = self.dtype
-        whole = np.empty(self.shape, dtype)
+        basic = (int, np.integer, slice, type(...))
+        items = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(item, basic) and not isinstance(item, bool) for item in items):
+            found: np.ndarray = self._assembled(..., pieces)[index]
+            return found
+        wanted, dropped = Part.of_whole(self.shape)[index]
+        values = np.empty(wanted.shape, self.dtype)
         for piece in pieces:
-            data = np.frombuffer(self._checkpoint._bytes(self._place, piece), np.uint8)
             assert piece.part is not None
-            whole[piece.part.index] = data.view(dtype).reshape(piece.part.shape)
-        result: np.ndarray = whole[index]
-        return result
+            places = common(wanted, piece.part)
+            if places is not None:
+                values[places[0]] = self._stored(piece)[places[1]]
+        found = values[dropped]
+        return found
 
     def verify(self) -> None:
         """Compare the values with the recorded checksum; CheckpointError where they differ."""
@@ -413,8 +420,42 @@ def exhaust(steps: Iterator[int]) -> None:
         pass
 
 
+def common(wanted: Part, block: Part) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+    """The index of the elements that two parts have in common, in either; None for none at all.
+
+    Steps of the first one may be any, those of the block are 1.
+
+    >>> from varscope.checkpoint import contents
+    >>> wanted, _ = Part.of_whole((9,))[::-2]
+    >>> contents.common(wanted, Part.within((9,), (3,), (4,)))
+    ((slice(2, 3, 1),), (slice(1, None, -2),))
+    """
+    here: list[slice] = []
+    offset, shape = [], []
+    for start, step, size, low, length in zip(
+        wanted.offset, wanted.step, wanted.shape, block.offset, block.shape, strict=True
+    ):
+        # Element i is number start + i * step; these are the first two with low <= it < high.
+        high = low + length
+        if step > 0:
+            first, stop = -((start - low) // step), -((start - high) // step)
+        else:
+            first, stop = (start - high) // -step + 1, (start - low) // -step + 1
+        first, stop = max(first, 0), min(stop, size)
+        if first >= stop:
+            return None
+        here.append(slice(first, stop, 1))
+        offset.append(start + first * step - low)
+        shape.append(stop - first)
+    there = Part(block.shape, tuple(offset), tuple(shape), wanted.step)
+    return tuple(here), there.index
+
+
 def readable_dtype(name: str, file: Path, tensor: str) -> np.dtype:
     """The dtype of a name that a file has."""
+    if name in ("string", "resource", "variant"):
+        reason = f"it is a {name} of TensorFlow, not numbers: it is listed, and cannot be read"
+        raise CheckpointError.of(file, tensor, reason)
     try:
         return shapes.as_dtype(name)
     except TypeError as error:
