@@ -41,6 +41,7 @@ cdef class Filling:
     cdef Law law
     cdef uint64_t key[2]
     cdef bint copies                    # from `source`; otherwise by the law
+    cdef readonly bint provisional      # neither: whoever wants values now drops it, see `write`
     cdef int64_t size, begun            # in elements
     cdef uint64_t first                 # of its elements in the stream of the key
     cdef int working                    # threads that are in a block now
@@ -48,15 +49,20 @@ cdef class Filling:
     cdef bint gone
 
     def __init__(self, spot, array, out, size, law, key, first, source):
-        """Fill the bytes of `out`: by a law and key, or from the bytes of `source`."""
+        """Fill the bytes of `out`: by a law and key, or from the bytes of `source`.
+
+        Without both it is a claim: its maker alone writes to `out`, by calls of `write`.
+        """
         PyObject_GetBuffer(out, &self.out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
         self.spot, self.array, self.size, self.first = spot, array, size, first
         self.process = getpid()
-        self.copies = law is None
+        self.copies = law is None and source is not None
+        self.provisional = law is None and source is None
+        if self.copies or self.provisional:
+            self.law.itemsize = <unsigned>(self.out.len // size)
         if self.copies:
             PyObject_GetBuffer(source, &self.source, PyBUF_C_CONTIGUOUS)
-            self.law.itemsize = <unsigned>(self.out.len // size)
-        else:
+        elif not self.provisional:
             read_law(law, &self.law)
             read_key(key, self.key)
         if (self.law.itemsize * self.size != self.out.len
@@ -96,7 +102,7 @@ cdef class Filling:
             # A fork: the threads that were at work are not here.  Nobody has seen the values yet.
             self.process, self.begun, self.working = getpid(), 0, 0
             first = 0
-        if self.gone or self.begun >= self.size:
+        if self.gone or self.provisional or self.begun >= self.size:
             return 0
         count[0] = <uint64_t>min(self.size - self.begun, <int64_t>BLOCK)
         self.begun += <int64_t>count[0]
@@ -108,10 +114,30 @@ cdef class Filling:
         """Begin no more blocks: these are not to become the values after all."""
         self.gone = True
 
+    def write(self, function, *args):
+        """Call a function that writes to the bytes, unless the claim was dropped: then False.
+
+        As `step` is, this is one call, so that no signal leaves it half-noted.
+        """
+        cdef Held held
+        hold(&held, <PyObject *>self)
+        gone = self.gone
+        self.working += not gone
+        release(&held)
+        if gone:
+            return False
+        try:
+            function(*args)
+        finally:
+            hold(&held, <PyObject *>self)
+            self.working -= 1
+            release(&held)
+        return True
+
     def is_like(self, Filling other not None):
         """Whether its values are what the other one would give, or were assigned."""
-        return self.copies or (not other.copies and self.key[0] == other.key[0]
-                               and self.key[1] == other.key[1])
+        return self.copies or (not other.copies and not self.provisional
+                               and self.key[0] == other.key[0] and self.key[1] == other.key[1])
 
     @property
     def dropped(self):
@@ -134,7 +160,8 @@ cdef class Filling:
     def complete(self):
         cdef Held held
         hold(&held, <PyObject *>self)
-        answer = self.begun >= self.size and self.working == 0 and not self.gone
+        answer = (self.begun >= self.size and self.working == 0 and not self.gone
+                  and not self.provisional)
         release(&held)
         return answer
 

@@ -68,7 +68,7 @@ from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
 if TYPE_CHECKING:
-    from varscope.checkpoint import Checkpoint, StoredTensor, open, save
+    from varscope.checkpoint import Checkpoint, StoredTensor, open, restore, save
 
 __all__ = [
     "AUTO_REUSE",
@@ -123,6 +123,7 @@ __all__ = [
     "random_normal",
     "random_uniform",
     "reset_default_graph",
+    "restore",
     "save",
     "set_random_seed",
     "sum_regularizer",
@@ -137,7 +138,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # What many programs never use is imported when it is first asked for.
-_IN_CHECKPOINT = {"Checkpoint", "StoredTensor", "open", "save"}
+_IN_CHECKPOINT = {"Checkpoint", "StoredTensor", "open", "restore", "save"}
 
 
 def __getattr__(name: str) -> object:

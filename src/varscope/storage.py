@@ -217,6 +217,8 @@ class SlabStorage(Storage):
     def __init__(self) -> None:
         super().__init__()
         self._ranges: dict[np.dtype, Range] = {}
+        # Held by the one `restore` that writes to the places of variables before they count.
+        self.restoring = threading.Lock()
 
     # --- asked by the core
     def reserve(self, dtype: np.dtype, wanted: int) -> np.ndarray:
@@ -263,7 +265,7 @@ class SlabStorage(Storage):
             if filling is None:
                 return False
             if filling is not new:
-                self.finish(variable, filling)
+                self._wait_for(variable, filling)
                 continue
             try:
                 self.finish(variable, filling)
@@ -282,6 +284,29 @@ class SlabStorage(Storage):
             # It was interrupted, and then the graph got another seed.
             filling.drop()
             self.finish(variable, filling)
+
+    def claim(
+        self, variable: Variable, shape: tuple[int, ...]
+    ) -> tuple[Filling, np.ndarray] | None:
+        """The right to write to a large variable's place, before that counts; and the place.
+
+        It ends where another thread wants values at once, which then makes them.  None where there
+        are values.
+        """
+        while True:
+            place = variable._place()
+            filling, new = self._joined(variable, shape, None, 0, 0, None)
+            if filling is None or place is None:
+                return None
+            if filling is new:
+                return filling, self.view(variable.dtype, place, shape)
+            self._wait_for(variable, filling)
+
+    def _wait_for(self, variable: Variable, filling: Filling) -> None:
+        """Get the filling of somebody else out of the way."""
+        if filling.provisional:
+            filling.drop()
+        self.finish(variable, filling)
 
     def _joined(
         self,
