@@ -13,7 +13,7 @@ import varscope
 PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
     {"errors", "flyweights", "_scopecore"},
-    {"shapes", "regularizers", "tf1_methods"},
+    {"shapes", "regularizers", "tf1_methods", "folding"},
     {"randomness", "partitioners"},
     {"initializers", "devices"},
     {"variables", "storage", "progress"},

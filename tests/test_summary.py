@@ -6,6 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 import varscope as vs
+from varscope import folding
 from varscope.summary import expand, fold, format_bytes, summarize
 
 F4 = "float32"
@@ -66,6 +67,50 @@ def test_nested_repetition_multiplies():
     (row,) = fold((path, "float16", (4, 2)) for path in paths)
     assert (row.path, row.count) == ("layers_[0-2]/experts_[0-4]/w1", 15)
     assert (row.parameters, row.nbytes) == (120, 240)
+
+
+def test_dots_end_components_too():
+    names = numbered("model.layers.{}.w", range(12))
+    assert patterns(*names, "model.norm.w", "model.norm_1.w") == [
+        "model.layers.[0-11].w",
+        "model.norm{,_1}.w",
+    ]
+    assert patterns("a.0/w", "a.1/w", "a/0.w", "a/1.w") == ["a.[0-1]/w", "a/[0-1].w"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("a[0]", r"a\[0]"),
+        ("a[x]", "a[x]"),
+        ("a{,_1}", r"a\{,_1}"),
+        ("{a}", "{a}"),
+        ("a\\b", r"a\\b"),
+        ("red\x1b[31m", r"red\x1b\[31m"),
+        ("two\nlines", r"two\x0alines"),
+        ("back\u202ewards", r"back\u202ewards"),
+        ("\U000e0001", r"\U000e0001"),
+        ("schön", "schön"),
+        ("", ""),
+        ("//..", "//.."),
+    ],
+)
+def test_names_that_look_like_patterns(name, pattern):
+    assert patterns(name) == [pattern]
+    assert [path for path, _, _ in expand(fold([(name, F4, ())]))] == [name]
+    assert pattern.isprintable()
+
+
+def test_siblings_with_odd_names_fold():
+    assert patterns("a[0]_1", "a[0]_2") == [r"a\[0]_[1-2]"]
+    assert patterns("\t/w", "\t_1/w") == [r"\x09{,_1}/w"]
+
+
+def test_a_dtype_that_is_not_known_has_no_size():
+    (row,) = fold([("a", "F4_odd", (2,))])
+    assert (row.dtype, row.parameters, row.nbytes) == ("F4_odd", 2, None)
+    with pytest.raises(TypeError):
+        fold([("a", object(), (2,))])
 
 
 def test_different_shapes_and_dtypes_stay_apart():
@@ -156,7 +201,16 @@ components = st.one_of(
     st.builds("x_0{}".format, st.integers(0, 12)),
     st.from_regex(r"[A-Za-z0-9_.\-]{0,5}", fullmatch=True),
 )
-paths = st.lists(components, min_size=1, max_size=4).map("/".join)
+ordinary = st.lists(components, min_size=1, max_size=4).map("/".join)
+# Of other people's files: anything, much of it like a pattern or a number.
+foreign = st.one_of(
+    st.text(max_size=8),
+    st.text(alphabet="[]{},_-\\01/.xu\x1b\ud800", max_size=12),
+    st.lists(components | st.sampled_from(["[0-1]", "{,_1}", "", "\\", "x_[0]_1"]), max_size=4).map(
+        ".".join
+    ),
+)
+paths = ordinary | foreign
 kinds = st.sampled_from([("float32", (2,)), ("float16", (2,)), ("float32", None), ("int8", (1, 3))])
 models = st.lists(st.tuples(paths, kinds), unique_by=lambda item: item[0], max_size=60).map(
     lambda items: [(path, *kind) for path, kind in items]
@@ -173,6 +227,8 @@ def test_expanding_gives_back_exactly_what_was_folded(variables):
     assert as_multiset(expand(rows)) == as_multiset(variables)
     for row in rows:
         assert row.count == len(list(expand([row])))
+        assert row.path.isprintable()
+        assert "".join(folding.components(row.path)) == row.path
     assert len({(row.path, row.dtype, row.shape) for row in rows}) == len(rows)
 
 
@@ -181,6 +237,12 @@ def test_the_order_of_variables_changes_the_order_of_rows_only(variables, random
     shuffled = random.sample(variables, len(variables))
     assert set(fold(shuffled)) == set(fold(variables))
     assert fold(variables) == fold(list(variables))
+
+
+@hypothesis.given(st.lists(foreign, unique=True, max_size=40))
+def test_an_escaped_name_stands_for_itself_alone(names):
+    for name in names:
+        assert list(folding.expand(folding.escaped(name))) == [name]
 
 
 @hypothesis.given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
@@ -214,6 +276,20 @@ def test_a_graph_and_its_summary_agree():
     assert as_multiset(expand(summary.rows)) == as_multiset(
         (v.op_name, str(v.dtype), v.shape) for v in graph.variables
     )
+
+
+def test_nothing_is_lost_of_names_that_stand_in_each_other():
+    """Nearly alike siblings at every level: each is taken apart, and stays what it was."""
+    paths = [
+        f"a_{i}/b_{j}/c_{k}"
+        for i in range(5)
+        for j in range(5)
+        for k in range(5)
+        if (i * j + k) % 7 and (i, j) != (2, 3)
+    ]
+    rows = fold((path, F4, ()) for path in paths)
+    assert sorted(path for path, _, _ in expand(rows)) == sorted(paths)
+    assert sum(row.count for row in rows) == len(paths)
 
 
 def test_a_summary_materialises_nothing():

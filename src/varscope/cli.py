@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -404,7 +404,7 @@ def print_json(report: Report) -> None:
 
 
 def json_row(row: SummaryRow) -> dict[str, Any]:
-    fields = asdict(row)
+    fields = row._asdict()
     fields["bytes"] = fields.pop("nbytes")
     return fields
 
