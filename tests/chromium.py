@@ -8,14 +8,12 @@ import base64
 import json
 import os
 import select
-import shutil
 import subprocess
 import time
 
-import pytest
+from requires import require_program
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-SECONDS = 120  # until a test gives up; a busy machine takes some
+SECONDS = 60  # until a test gives up; a busy machine takes some
 
 FLAGS = (
     "--headless",
@@ -33,26 +31,15 @@ FLAGS = (
 )
 
 
-def require_chromium():
-    """The path of a Chromium: missing, the test is skipped at home, and a failure in CI."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        words = "needs Chromium: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(words, pytrace=False)
-        pytest.skip(words)
-    return found
-
-
 class Chromium:
     """A running browser; a context manager."""
 
     def __init__(self, folder):
-        # The shell puts the pipes where the protocol wants them: a child's own descriptors are
-        # its standard input and output.
-        shell = ["sh", "-c", 'exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>&2', require_chromium()]
+        program = require_program("chromium", "chromium")
+        # The shell puts the pipes where the protocol wants them.
+        shell = ["sh", "-c", 'exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>&2']
         self._process = subprocess.Popen(
-            [*shell, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
+            [*shell, program, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "HOME": str(folder)}, bufsize=0,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from requires import on_posix, require
+from requires import on_posix, require, require_large
 
 from varscope import errors
 
@@ -65,6 +65,8 @@ def test_the_pages_with_examples():
 )
 def test_examples(page, tmp_path, monkeypatch):
     """In an empty folder, in which a page may leave files."""
+    if page.name == "plots.md":
+        require_large("plotly", '"varscope-core[plots]"')
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)

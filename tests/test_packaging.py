@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from requires import on_posix, require
+from requires import on_posix, require, require_large
 
 import varscope as vs
 
@@ -252,6 +252,8 @@ DOCSTRINGS = list(docstring_examples())
     ],
 )
 def test_the_examples_in_docstrings(test):
+    if test.name == "varscope.plots.treemap":
+        require_large("plotly", '"varscope-core[plots]"')
     report = []
     outcome = doctest.DocTestRunner(verbose=False).run(test, out=report.append)
     assert outcome.failed == 0, "".join(report)
