@@ -21,7 +21,7 @@ LAYERS = [
     {"creation", "initialization"},
     {"graph", "scopes", "templates"},
     {"summary"},
-    {"checkpoint", "plots"},
+    {"checkpoint", "plots", "notebooks"},
     {"interop", "compat", "cli"},
     {"__main__"},
 ]

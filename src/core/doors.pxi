@@ -220,7 +220,7 @@ def get_variable(name, shape=None, dtype=None, initializer=None, regularizer=Non
                   partitioner, validate_shape, custom_getter, constraint)
 
 
-# === The one arrow upwards ======================================================================
+# === The arrows upwards =========================================================================
 
 def register(*, handle, create_or_share_with, dtype_from, default_dtype, attached):
     """Tell the core what only the layers above can know; called once, at import."""
@@ -231,6 +231,15 @@ def register(*, handle, create_or_share_with, dtype_from, default_dtype, attache
     as_dtype, float32 = dtype_from, default_dtype
     PLAIN.dtype = default_dtype
     attached_graph = attached
+
+
+def notebook_html(thing):
+    """What a notebook shows of a graph, a scope or a variable.
+
+    That is made at the top of the library, of a summary, and loaded only when it is asked for.
+    """
+    from varscope import notebooks
+    return notebooks.html_of(thing)
 
 
 # === The front doors ============================================================================

@@ -176,6 +176,9 @@ cdef class VariableScope:
     def __hash__(self):
         return hash((id(self.graph), self.node))
 
+    def _repr_html_(self):
+        return notebook_html(self)
+
     def __repr__(self):
         return f"<VariableScope {self.name!r} reuse={self.reuse!r} dtype={self.dtype}>"
 

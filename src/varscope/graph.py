@@ -13,6 +13,7 @@ from varscope._scopecore import (
     Registry,
     Spec,
     get_default_graph,
+    notebook_html,
     register,
     replace_default_graph,
 )
@@ -248,6 +249,9 @@ class Graph(Registry):
         return self.get_collection(GraphKeys.LOCAL_VARIABLES, scope)
 
     # --- copies
+    def _repr_html_(self) -> str | None:
+        return notebook_html(self)
+
     def __repr__(self) -> str:
         return f"<Graph {id(self):#x} of {len(self):,} variables>"
 

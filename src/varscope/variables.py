@@ -11,7 +11,15 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from varscope import devices, initializers, randomness, shapes
-from varscope._scopecore import Filling, Handle, Registry, Spec, count_write, swap_cached
+from varscope._scopecore import (
+    Filling,
+    Handle,
+    Registry,
+    Spec,
+    count_write,
+    notebook_html,
+    swap_cached,
+)
 from varscope.errors import (
     DTypeMismatchError,
     InitializerError,
@@ -152,6 +160,9 @@ class Valued(TensorFlow1Methods, NDArrayOperatorsMixin):
     def device(self) -> str:
         """Where the storage lies: always "cpu"."""
         return "cpu"
+
+    def _repr_html_(self) -> str | None:
+        return notebook_html(self)
 
     # --- writing
     def assign(self, value: npt.ArrayLike, apply_constraint: bool = False) -> Self:
