@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 
 CASTS = ("safe", "same_kind", "unsafe")
 SHOWN = 10  # lines of each group in an error
-NONE = np.empty(0, np.int64)
 CANDIDATES = 200  # names that are compared with one that is missing
+
+
+
+def none() -> npt.NDArray[np.int64]:
+    return np.empty(0, np.int64)
 
 
 # --- what there is to read
@@ -256,9 +260,9 @@ class Fit:
     shapes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     dtypes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     # Of those that fit, by variable, shards by themselves.
-    rows: npt.NDArray[np.int64] = NONE
-    numbers: npt.NDArray[np.int64] = NONE  # of their tensors
-    which: npt.NDArray[np.int64] = NONE  # their places in `kinds`
+    rows: npt.NDArray[np.int64] = field(default_factory=none)
+    numbers: npt.NDArray[np.int64] = field(default_factory=none)  # of their tensors
+    which: npt.NDArray[np.int64] = field(default_factory=none)  # their places in `kinds`
     kinds: list[Any] = field(default_factory=list)
     _unused: list[str] = field(default_factory=list)
     _details: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)

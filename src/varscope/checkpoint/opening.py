@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from varscope.checkpoint import safetensors_files
+from varscope.checkpoint import safetensors_files, tensor_bundle
 from varscope.checkpoint.contents import Checkpoint
 from varscope.errors import ArgumentTypeError
 
@@ -18,7 +18,7 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
     path : str or path
         A safetensors file; a folder with `model.safetensors.index.json` or `model.safetensors`, or
         such an index itself; a TensorFlow checkpoint, `model.ckpt` where there is a
-        `model.ckpt.index`.
+        `model.ckpt.index`, or a folder whose file `checkpoint` names it.
 
     Raises
     ------
@@ -29,4 +29,9 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentTypeError.of("path", "a str or a path", path)
-    return safetensors_files.read(Path(path))
+    path = Path(path)
+    if not safetensors_files.is_one(path):
+        prefix = tensor_bundle.find_prefix(path)
+        if prefix is not None:
+            return tensor_bundle.read(prefix)
+    return safetensors_files.read(path)

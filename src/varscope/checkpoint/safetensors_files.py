@@ -26,6 +26,13 @@ LARGEST_INDEX = 1 << 30  # bytes; one of half a million names has 50 million
 TRIES = 100  # to find all files of one index while others save
 
 
+def is_one(path: Path) -> bool:
+    """Whether a path is called as these files are, or is a folder of them."""
+    if path.name.endswith((".safetensors", ".index.json")):
+        return True
+    return (path / INDEX).exists() or (path / SINGLE).exists()
+
+
 def read(path: Path) -> Checkpoint:
     """What a file, a folder or an index holds."""
     if path.is_dir():

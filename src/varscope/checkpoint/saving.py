@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from varscope import initialization
-from varscope._scopecore import locate, unfilled_rows
+from varscope._scopecore import checksums, locate, unfilled_rows
 from varscope.checkpoint import dtypes
 from varscope.checkpoint.replacement import Workplace, put_file, put_series, workplace
-from varscope.checkpoint.safetensors_files import DTYPE_NAMES, INDEX, SINGLE
+from varscope.checkpoint.safetensors_files import INDEX, SINGLE
+from varscope.checkpoint.safetensors_headers import DTYPES
 from varscope.creation import GraphKeys
 from varscope.errors import (
     ArgumentTypeError,
@@ -365,7 +366,7 @@ def order() -> dict[str, int]:
     """
     known = library()
     specs = {}
-    for dtype in DTYPE_NAMES.values():
+    for dtype, _ in DTYPES.values():
         with contextlib.suppress(known.SafetensorError):
             for name in ("b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "a/b", "\U0001d11e", "Z"):
                 specs[f"{dtype} {name}"] = known.TensorSpec(
@@ -595,12 +596,12 @@ class Writing:
         """Write one file; checksums of large tensors are taken by a helper at the same time."""
         places = self.tensors.sorted(self.files[file])
         arrays = self.arrays(places)
+        addresses = locate(arrays)
         summing = None
         if helpers is not None and sum(array.nbytes for array in arrays) > MANY * len(arrays):
-            addresses = [array.__array_interface__["data"][0] for array in arrays]
-            summing = helpers.submit(locate, arrays)
+            summing = helpers.submit(checksums, arrays)
         else:
-            addresses, sums = locate(arrays)
+            sums = checksums(arrays)
         facts = self.facts(places)
         path, known = self.place.path / file, library()
         with told_of(self.target):
@@ -611,7 +612,7 @@ class Writing:
             except known.SafetensorError as error:
                 raise as_system_error(error, self.target) from error
             if summing is not None:
-                _, sums = summing.result()
+                sums = summing.result()
             self.complete(path, facts, sums)
 
     def arrays(self, places: list[int]) -> list[np.ndarray]:

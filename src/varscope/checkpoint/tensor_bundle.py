@@ -243,7 +243,7 @@ def columns_of(entries: Entries, files: DataFiles, swapped: bool) -> Columns:
         is_numeric(entries.dtypes[order]),
         {number_of[place]: some for place, some in pieces.items()},
         {names[number_of[place]]: cut for place, cut in partitions.items()},
-        swapped,
+        swapped=swapped,
     )
 
 
