@@ -148,11 +148,12 @@ class Page:
 
     @property
     def requests(self):
-        """The addresses of all that was asked for."""
+        """The addresses of all that was asked for, but for what the page has within itself."""
         return [
             parameters["request"]["url"]
             for method, parameters in self._browser.events(self._session)
             if method == "Network.requestWillBeSent"
+            and not parameters["request"]["url"].startswith("data:")
         ]
 
     @property

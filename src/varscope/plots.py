@@ -241,7 +241,7 @@ class _Drawn:
         self.labels: list[str] = []
         self.text: list[str] = []
         self.hovertext: list[str] = []
-        self.values: list[int] = []
+        self.values: list[float] = []  # of any size, as JSON takes them
         self.marker: dict[str, Any] = {
             "colors": [],
             "line": {"width": 1, "color": "#ffffff"},
@@ -263,7 +263,7 @@ class _Drawn:
         self.labels.append(_shown(name))
         self.text.append("" if is_frame else "<br>".join(map(_shown, lines[1:])))
         self.hovertext.append("<br>".join(map(_shown, lines)))
-        self.values.append(0 if is_frame else box.nbytes)
+        self.values.append(0.0 if is_frame else float(box.nbytes))
         self.marker["colors"].append(_colour(box, is_frame, colours))
 
 
@@ -356,7 +356,7 @@ def _image(figure: Any, kind: str) -> bytes:
     # MathJax would come from the network, and make formulas of names with dollar signs.
     options = {"format": kind[1:], "width": WIDTH, "height": HEIGHT, "scale": 1}
     try:
-        image = kaleido.calc_fig_sync(figure.to_dict(), options, kopts={"mathjax": False})
+        image = kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts={"mathjax": False})
     except Exception as error:  # of several libraries, and of the browser
         raise PictureError.of(kind, error) from error
     return bytes(image)
