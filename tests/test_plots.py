@@ -77,6 +77,12 @@ def test_a_scope_of_one_thing_has_no_frame_of_its_own():
     assert [label for label, *_ in boxes(rows[:1])] == ["model", "a/b/c/w"]
 
 
+def test_scopes_end_at_dots_too():
+    rows = fold((f"model.layers.{i}.{name}", F4, (2,)) for i in range(3) for name in "ab")
+    assert [label for label, *_ in boxes(rows)] == ["model", "model.layers.[0-2]", "a", "b"]
+    assert plots.treemap(rows).data[0].hovertext[1].startswith("model.layers.[0-2]<br>2 kinds")
+
+
 def test_a_variable_and_a_scope_of_the_same_name():
     rows = fold([("w", F4, (2,)), ("w/v", F4, (3,)), ("w/u", F4, (1,))])
     assert boxes(rows)[1:] == [("w", "model", 8), ("w", "model", 0), ("v", "w", 12), ("u", "w", 4)]

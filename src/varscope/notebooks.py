@@ -15,7 +15,7 @@ import numpy as np
 from varscope._scopecore import VariableScope
 from varscope.graph import Graph
 from varscope.partitioned import PartitionedVariable
-from varscope.summary import SummaryRow, fold, format_bytes, format_type, summarize
+from varscope.summary import SummaryRow, fold, format_bytes, format_type, summarize, total
 from varscope.variables import Variable
 
 __all__ = ["html_of"]
@@ -105,11 +105,8 @@ def _folded(rows: Sequence[SummaryRow]) -> str:
     if len(rows) > ROWS_SHOWN:
         left_out = sum(row.count for row in rows[ROWS_SHOWN:])
         more = f"… and {len(rows) - ROWS_SHOWN:,} more, of {left_out:,} variables"
-    totals = (
-        f"{sum(row.count for row in rows):,} variables, "
-        f"{sum(row.parameters or 0 for row in rows):,} parameters, "
-        f"{_bytes(sum(row.nbytes or 0 for row in rows))}"
-    )
+    sums = total(rows)
+    totals = f"{sums.variables:,} variables, {sums.parameters:,} parameters, {_bytes(sums.nbytes)}"
     return _table(["variable", "type", "count", "parameters"], cells, more) + f"<p>{totals}</p>"
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from varscope import folding
 from varscope.errors import ArgumentValueError, PictureError
 from varscope.summary import SummaryRow, format_bytes, format_type
 
@@ -48,8 +49,8 @@ def treemap(rows: Iterable[SummaryRow], title: str = "model") -> Any:
     Parameters
     ----------
     rows : iterable of SummaryRow
-        What ``summary.fold`` gives, or the ``rows`` of ``summary.summarize(graph)``.  A variable
-        has no area while its shape is not known, or if it has no bytes; its scopes count it.
+        The ``rows`` of ``summary.summarize`` of a graph or a checkpoint, or what ``summary.fold``
+        gives.  What has no bytes, or no known shape yet, has no area; its scopes count it.
     title : str
         What the variables are of.  It stands above the picture, before the totals.
 
@@ -146,7 +147,7 @@ def ending(path: str | os.PathLike[str]) -> str:
 class _Box:
     """A rectangle: the variables of a row, or a scope with others inside, or the rest of one."""
 
-    name: str
+    name: str  # of a scope with the slash or the dot that ends it
     row: SummaryRow | None = None
     inside: list[_Box] = field(default_factory=list)
     scopes: dict[str, _Box] = field(default_factory=dict)  # those inside, by name
@@ -186,7 +187,7 @@ def _boxes(rows: list[SummaryRow], title: str) -> _Box:
 def _draw(root: _Box, row: SummaryRow) -> None:
     box = root
     box.count(row)
-    *scopes, name = row.path.split("/", DEEPEST)
+    scopes, name = _split(row)
     for scope in scopes:
         if scope not in box.scopes:
             box.scopes[scope] = box.put(_Box(scope))
@@ -198,7 +199,7 @@ def _draw(root: _Box, row: SummaryRow) -> None:
 def _leave_out(root: _Box, row: SummaryRow) -> None:
     box = root
     box.count(row)
-    for scope in row.path.split("/", DEEPEST)[:-1]:
+    for scope in _split(row)[0]:
         if scope not in box.scopes:
             break
         box = box.scopes[scope]
@@ -207,6 +208,13 @@ def _leave_out(root: _Box, row: SummaryRow) -> None:
         box.rest = box.put(_Box(""))
     box.rest.count(row)
     box.rest.name = f"… {box.rest.rows:,} more"
+
+
+def _split(row: SummaryRow) -> tuple[list[str], str]:
+    """The scopes of a row, as many as get a frame, and the rest of its path."""
+    components = folding.components(row.path)
+    last = min(len(components) - 1, DEEPEST)
+    return components[:last], "".join(components[last:])
 
 
 def _in_order(root: _Box) -> Iterator[tuple[_Box, str, str, int]]:
@@ -224,8 +232,8 @@ def _in_order(root: _Box) -> Iterator[tuple[_Box, str, str, int]]:
             while len(inner.inside) == 1:
                 [inner] = inner.inside
                 names.append(inner.name)
-            name = "/".join(names)
-            waiting.append((inner, name, name if box is root else f"{path}/{name}", place))
+            name = "".join(names)
+            waiting.append((inner, name, name if box is root else path + name, place))
         place += 1
 
 
@@ -257,6 +265,8 @@ class _Drawn:
         amounts = _amounts(box)
         if row is not None and row.nbytes is None:
             amounts, size = f"{box.variables:,} variables", "size not known yet"
+        if is_frame and around >= 0:
+            name, path = name[:-1], path[:-1]  # a frame's edge says what a slash says
         lines = [path, kind, amounts, size]
         self.ids.append(str(len(self.ids)))
         self.parents.append(str(around) if around >= 0 else "")
