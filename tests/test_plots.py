@@ -365,7 +365,10 @@ def test_foreign_names_are_shown_as_text(browser, tmp_path):
     "rows",
     [
         fold([("a/w", F4, (0,)), ("b", F4, (3, 0)), ("c/d", F4, None)]),
-        [row("a/b"), SummaryRow("a/c", F4, (2**40, 2**40), 3, 3 * 2**80, 12 * 2**80)],
+        pytest.param(
+            [row("a/b"), SummaryRow("a/c", F4, (2**40, 2**40), 3, 3 * 2**80, 12 * 2**80)],
+            marks=pytest.mark.slow,
+        ),
         pytest.param([], marks=pytest.mark.slow),
         pytest.param(
             [row("s/" * depth + "w", size=depth + 1) for depth in range(500)],
