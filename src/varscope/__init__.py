@@ -68,7 +68,7 @@ from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
 if TYPE_CHECKING:
-    from varscope.checkpoint import Checkpoint, StoredTensor, open, restore, save
+    from varscope.checkpoint import Checkpoint, NameMap, StoredTensor, open, restore, save
 
 __all__ = [
     "AUTO_REUSE",
@@ -79,6 +79,7 @@ __all__ = [
     "Heap",
     "Initializer",
     "MemoryMapped",
+    "NameMap",
     "PartitionInfo",
     "PartitionedVariable",
     "RegularizationLoss",
@@ -138,7 +139,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # What many programs never use is imported when it is first asked for.
-_IN_CHECKPOINT = {"Checkpoint", "StoredTensor", "open", "restore", "save"}
+_IN_CHECKPOINT = {"Checkpoint", "NameMap", "StoredTensor", "open", "restore", "save"}
 
 
 def __getattr__(name: str) -> object:

@@ -647,7 +647,9 @@ class RestoreError(CheckpointError):
 
 
 class NameMapError(VarscopeError, ValueError):
-    """Rules for names that cannot be followed."""
+    """Rules for names that cannot be followed; `rule` is the number of one, from 1, or None."""
+
+    rule: int | None = None
 
 
 class WithdrawnError(VarscopeError, RuntimeError):
