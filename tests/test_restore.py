@@ -1,0 +1,975 @@
+"""`restore`: values come back under any cut, storage and dtype, for all variables or for none."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from requires import on_posix, require, require_ml_dtypes
+
+import varscope as vs
+from varscope.checkpoint import fitting, restoring
+from varscope.checkpoint.fitting import fit
+from varscope.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    CheckpointError,
+    NameMapError,
+    RestoreError,
+)
+
+safetensors = require("safetensors.numpy", "safetensors")
+
+ELEMENTS = 70_000  # more than a variable may have that is filled in one piece
+STORAGES = ["heap", "arena", pytest.param("mapped", marks=on_posix)]
+
+
+def storage_of(kind, folder):
+    return vs.MemoryMapped(Path(folder) / "slabs") if kind == "mapped" else kind
+
+
+def graph_of(variables, kind="heap", folder=".", initialized=False, **settings):
+    """A graph with variables of these {name: array-like or (shape, dtype)}."""
+    graph = vs.Graph(seed=1, storage=storage_of(kind, folder))
+    with graph.as_default():
+        for name, like in variables.items():
+            shape, dtype = like if isinstance(like, tuple) else (like.shape, like.dtype)
+            vs.get_variable(name, shape, dtype, **settings)
+        if initialized:
+            vs.initialize(threads=1)
+    return graph
+
+
+def arrays(seed=0):
+    """Values of many kinds: small and large, of no element and of one."""
+    draw = np.random.default_rng(seed)
+    return {
+        "a/w": draw.normal(size=(3, 4)).astype("float32"),
+        "a/none": np.empty((3, 0), "float32"),
+        "a/scalar": np.array(2.5 + seed, "float32"),
+        "b/large": draw.normal(size=(ELEMENTS,)).astype("float32"),
+        "b/ints": draw.integers(0, 100, 7),
+        "b/wide": draw.normal(size=(30, 4000)),
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "model.safetensors"
+    safetensors.save_file(arrays(), file)
+    return file
+
+
+def seen(graph):
+    """All that a failed restore has to leave as it was."""
+    return [
+        (v.op_name, v.initialized, v.version, v.shape, v.numpy().tobytes() if v.initialized else None)
+        for v in graph.variables
+    ]
+
+
+def assert_equal(graph, values):
+    for name, value in values.items():
+        found = graph[name].numpy()
+        assert found.dtype == value.dtype and found.tobytes() == value.tobytes(), name
+
+
+# --- what comes back
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("initialized", [False, True])
+@pytest.mark.parametrize("kind", STORAGES)
+def test_all_values_come_back(path, kind, initialized, threads, tmp_path):
+    graph = graph_of(arrays(), kind, tmp_path, initialized)
+    report = vs.restore(graph, path, threads=threads)
+    assert_equal(graph, arrays())
+    assert report.restored == list(arrays()) and not report.missing and not report.left_over
+    assert {v.version for v in graph.variables} == {1 + initialized}
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_views_of_values_stay_good(path, kind, tmp_path):
+    graph = graph_of(arrays(), kind, tmp_path, initialized=True)
+    held = {v.op_name: (v.array, v.value()) for v in graph.variables}
+    vs.restore(graph, path)
+    for name, (array, view) in held.items():
+        assert graph[name].array is array
+        assert np.array_equal(array, arrays()[name]) and np.array_equal(view, arrays()[name])
+
+
+def test_no_initializer_and_no_constraint_runs(path):
+    def never(*args, **kwargs):
+        raise AssertionError("it ran")
+
+    graph = graph_of(arrays(), initializer=never, constraint=never)
+    vs.restore(graph, path)
+    assert_equal(graph, arrays())
+
+
+def test_a_flat_vector_shows_what_was_restored(path):
+    graph = graph_of(arrays(), "arena")
+    vs.restore(graph, path)
+    expected = [v.ravel() for v in arrays().values() if v.dtype == "float32"]
+    assert np.array_equal(graph.flat("float32"), np.concatenate(expected))
+
+
+def test_zeros_that_are_restored_in_part_are_zeros(path, tmp_path):
+    """The memory of a slab is blank only where nobody has written."""
+    graph = graph_of(arrays(), "arena", initializer=vs.zeros)
+    with pytest.raises(RuntimeError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoring, "commit_values", fail_with(RuntimeError))
+        vs.restore(graph, path)
+    with graph.as_default():
+        vs.initialize()
+    assert not any(v.numpy().any() for v in graph.variables)
+
+
+def test_local_variables_do_not_take_part(path):
+    graph = graph_of(arrays())
+    with graph.as_default():
+        local = vs.get_local_variable("counter", [2], initializer=vs.ones)
+    vs.restore(graph, path)
+    assert not local.initialized
+
+
+def test_a_name_is_the_op_name(tmp_path):
+    graph = vs.Graph()
+    with graph.as_default():
+        with vs.variable_scope("b"):
+            pass
+        v = vs.get_variable("b", [2])
+    assert v.op_name == "b_1"
+    safetensors.save_file({"b_1": np.ones(2, "float32")}, tmp_path / "m.safetensors")
+    vs.restore(graph, tmp_path / "m.safetensors")
+    assert v.numpy().tolist() == [1, 1]
+
+
+def test_a_finalized_graph_and_an_empty_one(path, tmp_path):
+    graph = graph_of(arrays())
+    graph.finalize()
+    vs.restore(graph, path)
+    safetensors.save_file({}, tmp_path / "none.safetensors")
+    report = vs.restore(vs.Graph(), tmp_path / "none.safetensors")
+    assert report == restoring.RestoreReport([], [], [])
+    assert repr(report) == "<RestoreReport: 0 restored, 0 missing, 0 left over>"
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+@pytest.mark.parametrize("shape", [None, [None, 4]])
+def test_a_shape_that_only_the_initializer_knew_is_that_of_the_file(path, shape, kind, tmp_path):
+    values = {"a/w": arrays()["a/w"]}
+    safetensors.save_file(values, path)
+    graph = vs.Graph(storage=storage_of(kind, tmp_path))
+    with graph.as_default():
+        v = vs.get_variable("a/w", shape, initializer=lambda s, d: 1 / 0, validate_shape=False)
+    vs.restore(graph, path)
+    assert v.shape == (3, 4)
+    assert_equal(graph, values)
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_an_open_shape_is_open_again_after_a_failure(path, kind, tmp_path, monkeypatch):
+    safetensors.save_file({"a/w": arrays()["a/w"]}, path)
+    graph = vs.Graph(storage=storage_of(kind, tmp_path))
+    with graph.as_default():
+        v = vs.get_variable(
+            "a/w", [None, 4], initializer=lambda s, d: np.ones([5, 4], d), validate_shape=False
+        )
+    monkeypatch.setattr(restoring, "commit_values", fail_with(RuntimeError))
+    with pytest.raises(RuntimeError):
+        vs.restore(graph, path)
+    assert v.shape == (None, 4) and not v.initialized
+    assert v.numpy().shape == (5, 4)
+    if kind != "heap":
+        assert graph.flat().tolist() == [1.0] * 20
+
+
+def test_an_open_shape_that_does_not_fit(path):
+    graph = graph_of(arrays())
+    with graph.as_default():
+        vs.get_variable("c", [None, 7], initializer=vs.zeros, validate_shape=False)
+    safetensors.save_file({**arrays(), "c": np.ones((2, 6), "float32")}, path)
+    with pytest.raises(RestoreError) as caught:
+        vs.restore(graph, path)
+    assert caught.value.shapes == {"c": ((None, 7), (2, 6))}
+
+
+def test_a_copy_on_a_device_is_renewed(path):
+    graph = graph_of(arrays(), initialized=True, caching_device="cpu")
+    before = graph["a/w"].value()
+    vs.restore(graph, path)
+    assert not np.array_equal(before, arrays()["a/w"])
+    assert np.array_equal(graph["a/w"].value(), arrays()["a/w"])
+
+
+# --- round trips
+
+DTYPES = ["float32", "float16", "float64", "int8", "uint16", "int64", "bool", "complex64"]
+SHAPES = [(), (0,), (3, 0), (1,), (5,), (4, 3), (2, 3, 4), (1, ELEMENTS), (5, 30_000)]
+COMPONENT = st.text("abz019_.-", min_size=1, max_size=4).filter(lambda s: s[0] not in "_-")
+
+
+@st.composite
+def models(draw):
+    """{name: (shape, dtype, cut before, cut after)}"""
+    names = draw(st.lists(st.lists(COMPONENT, min_size=1, max_size=3).map("/".join), unique=True))
+    # A name that is another one's scope, with a shard's name behind it, would be taken.
+    names = [name for name in names if "part_" not in name]
+    model = {}
+    for name in names:
+        shape = draw(st.sampled_from(SHAPES))
+        cuts = []
+        for _ in range(2):
+            axis = draw(st.integers(0, max(0, len(shape) - 1)))
+            most = shape[axis] if shape else 0
+            count = draw(st.integers(0, min(most, 4)))
+            cuts.append(None if count == 0 else (count, axis))
+        model[name] = shape, draw(st.sampled_from(DTYPES)), *cuts
+    return model
+
+
+def built(model, cut, storage):
+    graph = vs.Graph(seed=3, storage=storage)
+    with graph.as_default():
+        for name, (shape, dtype, *cuts) in model.items():
+            chosen = cuts[cut]
+            partitioner = None if chosen is None else vs.fixed_size_partitioner(*chosen)
+            initializer = vs.random_uniform(0, 100) if np.dtype(dtype).kind in "iuf" else vs.zeros
+            vs.get_variable(name, shape, dtype, initializer, partitioner=partitioner)
+    return graph
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    model=models(),
+    storages=st.tuples(*[st.sampled_from(["heap", "arena"])] * 2),
+    initialized=st.booleans(),
+    shard=st.sampled_from([None, 1000, 300_000]),
+)
+def test_what_was_saved_comes_back(tmp_path_factory, model, storages, initialized, shard):
+    folder = tmp_path_factory.mktemp("round")
+    path = folder / ("model" if shard else "model.safetensors")
+    before = built(model, 0, storages[0])
+    with before.as_default():
+        vs.initialize(threads=1)
+    vs.save(before, path, **({"max_shard_size": shard} if shard else {}))
+    after = built(model, 1, storages[1])
+    after.seed = 4
+    if initialized:
+        with after.as_default():
+            vs.initialize(threads=1)
+    vs.restore(after, path, verify=True, threads=2)
+    for name in model:
+        assert after[name].numpy().tobytes() == before[name].numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_narrow_floats(dtype, kind, tmp_path):
+    require_ml_dtypes()
+    before = vs.Graph(seed=1)
+    with before.as_default():
+        for name, shape in [("small", [5]), ("large", [ELEMENTS]), ("none", [0])]:
+            vs.get_variable(name, shape, dtype, initializer=vs.zeros)
+        for v in before.variables:
+            v.assign(np.linspace(-3, 3, v.size).astype(v.dtype))
+    vs.save(before, tmp_path / "m.safetensors")
+    after = graph_of({v.op_name: v for v in before.variables}, kind, initializer=vs.zeros)
+    vs.restore(after, tmp_path / "m.safetensors")
+    for v in before.variables:
+        assert after[v.op_name].numpy().tobytes() == v.numpy().tobytes()
+    wide = graph_of({v.op_name: (v.shape, "float32") for v in before.variables}, kind)
+    with pytest.raises(RestoreError, match="write cast='safe'"):
+        vs.restore(wide, tmp_path / "m.safetensors")
+    vs.restore(wide, tmp_path / "m.safetensors", cast="same_kind")
+    for v in before.variables:
+        assert np.array_equal(wide[v.op_name].numpy(), v.numpy().astype("float32"))
+    vs.save(wide, tmp_path / "wide.safetensors")
+    vs.restore(after, tmp_path / "wide.safetensors", cast="same_kind")
+    for v in before.variables:
+        assert after[v.op_name].numpy().tobytes() == v.numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "S3", "U2", ">f4", "M8[s]", "f4,i2"])
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_dtypes_that_the_format_lacks(dtype, kind, tmp_path):
+    value = np.arange(6).reshape(2, 3).astype("i4").view("V4").astype("V4")
+    value = np.frombuffer(bytes(range(1, 97)) * 9, np.dtype(dtype), 6).reshape(2, 3)
+    if np.dtype(dtype).kind == "U":
+        value = np.full((2, 3), "é", dtype)
+    graph = graph_of({"v": value}, kind, initializer=lambda shape, dtype: value)
+    vs.save(graph, tmp_path / "m.safetensors")
+    after = graph_of({"v": value}, kind, initializer=lambda shape, dtype: 1 / 0)
+    vs.restore(after, tmp_path / "m.safetensors")
+    assert after["v"].numpy().tobytes() == value.tobytes()
+
+
+# --- dtypes that differ
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "least"),
+    [
+        ("float32", "float64", "safe"),
+        ("float64", "float32", "same_kind"),
+        ("int32", "int64", "safe"),
+        ("int64", "int8", "same_kind"),
+        ("int64", "float32", "same_kind"),
+        ("float32", "int32", "unsafe"),
+        ("bool", "float32", "safe"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_casts(path, stored, dtype, least, kind):
+    values = {
+        "small": np.arange(6).reshape(2, 3).astype(stored),
+        "large": (np.arange(ELEMENTS) % 100).astype(stored),
+        "none": np.empty((0, 2), stored),
+    }
+    safetensors.save_file(values, path)
+    order = [None, "safe", "same_kind", "unsafe"]
+    for cast in order:
+        graph = graph_of({k: (v.shape, dtype) for k, v in values.items()}, kind)
+        if order.index(cast) < order.index(least):
+            with pytest.raises(RestoreError) as caught:
+                vs.restore(graph, path, cast=cast)
+            assert f"write cast={least!r}" in str(caught.value)
+            assert caught.value.dtypes["small"] == (np.dtype(dtype), np.dtype(stored))
+            assert not any(v.initialized for v in graph.variables)
+        else:
+            vs.restore(graph, path, cast=cast)
+            assert_equal(graph, {k: v.astype(dtype) for k, v in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("cast", "kind"), [(True, ArgumentTypeError), (1, ArgumentTypeError), ("no", ArgumentValueError)]
+)
+def test_a_cast_that_is_none(path, cast, kind):
+    with pytest.raises(kind, match="cast must be None, 'safe', 'same_kind' or 'unsafe'"):
+        vs.restore(graph_of(arrays()), path, cast=cast)
+
+
+def test_the_callers_errstate_counts_in_all_threads(path):
+    large = {f"v{i}": np.full(300_000, 1e300) for i in range(4)}
+    safetensors.save_file(large, path)
+    graph = graph_of({k: (v.shape, "float32") for k, v in large.items()})
+    with np.errstate(over="ignore"):
+        vs.restore(graph, path, cast="same_kind", threads=3)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        vs.restore(graph, path, cast="same_kind", threads=3)
+
+
+# --- what does not fit
+
+
+def test_one_error_lists_all_that_differs(path):
+    graph = graph_of(
+        {
+            "a/w": ((4, 3), "float32"),
+            "a/none": ((3, 0), "float64"),
+            "a/scala": ((), "float32"),
+            "b/large": ((ELEMENTS,), "float32"),
+            "b/ints": ((7,), "int64"),
+            "b/wide": ((30, 4000), "float64"),
+        },
+        initialized=True,
+    )
+    before = seen(graph)
+    with pytest.raises(RestoreError) as caught:
+        vs.restore(graph, path)
+    error = caught.value
+    assert (error.missing, error.left_over) == (["a/scala"], ["a/scalar"])
+    assert error.shapes == {"a/w": ((4, 3), (3, 4))}
+    assert error.dtypes == {"a/none": (np.dtype("float64"), np.dtype("float32"))}
+    assert error.path == str(path) and error.tensor is None
+    assert str(error) == textwrap.dedent(f"""\
+        checkpoint {path} does not fit the graph, and nothing was restored:
+          1 variable has no tensor:
+            a/scala  float32[]  (is it 'a/scalar' in the file?)
+          1 tensor has no variable:
+            a/scalar  float32[]
+          1 variable has another shape than its tensor:
+            a/w  (4, 3) here, (3, 4) in the file
+          1 variable has another dtype than its tensor:
+            a/none  float64 here, float32 in the file
+        to restore what is there on both sides, write partial=True
+        where names differ, write a name map, as in names={{'name in the file': 'name of the variable'}}
+        to convert dtypes, write cast='safe'
+        a tensor goes only into a variable of its shape: a name map can change shapes, or leave it out
+        """).rstrip()  # noqa: E501
+    assert seen(graph) == before
+    copied = pickle.loads(pickle.dumps(error))
+    assert str(copied) == str(error) and copied.shapes == error.shapes
+
+
+def test_names_in_order_of_what_is_near():
+    missing = {"layer_3/kernel": ("float32", (3, 4)), "head/b": ("float32", (7,))}
+    left_over = {
+        **{f"layers.{i}.kernel": ("float32", (3, 4)) for i in range(500)},
+        "head.bias": ("float32", (7,)),
+        "x": ("float32", (9,)),
+    }
+    assert fitting.near(missing, left_over, missing) == {
+        "layer_3/kernel": "layers.3.kernel",
+        "head/b": "head.bias",
+    }
+
+
+def test_the_text_stays_short_however_many_differ(path):
+    count = 20_000
+    values = {f"old/layer_{i}/w{i % 2}": np.zeros(1, "float32") for i in range(count)}
+    safetensors.save_file(values, path)
+    graph = graph_of({f"new/layer_{i}/w{i % 3}": ((1,), "float32") for i in range(count)})
+    with pytest.raises(RestoreError) as caught:
+        vs.restore(graph, path)
+    text = str(caught.value)
+    assert len(text) < 6000 and len(text.splitlines()) < 40
+    assert "20,000 variables have no tensor:" in text
+    assert len(caught.value.missing) == len(caught.value.left_over) == count
+
+
+def test_a_name_that_no_graph_would_have_is_shown_escaped(path):
+    safetensors.save_file({"w\x1b[2J\n": np.zeros(1, "float32")}, path)
+    with pytest.raises(RestoreError) as caught:
+        vs.restore(vs.Graph(), path)
+    assert "\x1b" not in str(caught.value) and "w\\x1b[2J\\n" in str(caught.value)
+
+
+def test_a_fit_reads_no_values_and_says_the_same(path, monkeypatch):
+    monkeypatch.setattr(restoring, "Run", None)
+    graph = graph_of({"a/w": ((3, 4), "float32"), "more": ((2,), "float32")})
+    found = fit(graph, path)
+    assert found.restored == ["a/w"] and found.missing == ["more"]
+    assert found.left_over == [name for name in arrays() if name != "a/w"] or set(
+        found.left_over
+    ) == set(arrays()) - {"a/w"}
+    assert found.error(partial=True) is None
+    assert "1 variable has no tensor" in str(found.error())
+    assert "1 fit, 1 missing, 5 left over" in repr(found)
+
+
+def test_partial(path):
+    graph = graph_of({"a/w": ((3, 4), "float32"), "more": ((2,), "float32")})
+    with pytest.raises(RestoreError, match="write partial=True"):
+        vs.restore(graph, path)
+    report = vs.restore(graph, path, partial=True)
+    assert report.restored == ["a/w"] and report.missing == ["more"]
+    assert set(report.left_over) == set(arrays()) - {"a/w"}
+    assert not graph["more"].initialized
+    assert_equal(graph, {"a/w": arrays()["a/w"]})
+
+
+def test_partial_still_needs_shapes_that_fit_and_something_in_common(path):
+    with pytest.raises(RestoreError, match="another shape") as caught:
+        vs.restore(graph_of({"a/w": ((4, 3), "float32")}), path, partial=True)
+    assert "partial=True" not in str(caught.value)
+    with pytest.raises(RestoreError, match="nothing in common with the graph"):
+        vs.restore(graph_of({"other": ((4, 3), "float32")}), path, partial=True)
+
+
+def test_a_partitioned_variable_is_named_once(path):
+    graph = vs.Graph()
+    with graph.as_default():
+        vs.get_variable("v", [6, 2], partitioner=vs.fixed_size_partitioner(3))
+    with pytest.raises(RestoreError) as caught:
+        vs.restore(graph, path)
+    assert caught.value.missing == ["v"] and "v  float32[6, 2]" in str(caught.value)
+    # Shards that somebody saved one by one are other tensors: a name map can join them.
+    safetensors.save_file({f"v/part_{i}": np.zeros((2, 2), "float32") for i in range(3)}, path)
+    with pytest.raises(RestoreError, match="is it 'v/part_0' in the file") as caught:
+        vs.restore(graph, path)
+    assert caught.value.left_over == ["v/part_0", "v/part_1", "v/part_2"]
+
+
+def test_arguments(path):
+    graph = graph_of(arrays())
+    with pytest.raises(ArgumentTypeError, match=r"graph must be a varscope\.Graph"):
+        vs.restore("graph", path)
+    with pytest.raises(ArgumentTypeError, match="path must be a path, an open Checkpoint"):
+        vs.restore(graph, 7)
+    with pytest.raises(ArgumentValueError, match="at least one path"):
+        vs.restore(graph, [])
+    with pytest.raises(ArgumentTypeError, match="threads must be an int"):
+        vs.restore(graph, path, threads="many")
+    with pytest.raises(FileNotFoundError):
+        vs.restore(graph, path.parent / "not there")
+    assert not any(v.initialized for v in graph.variables)
+
+
+# --- several sources, name maps
+
+
+def test_several_sources_and_open_checkpoints(path, tmp_path):
+    values = arrays()
+    first = {name: value for name, value in values.items() if name.startswith("a/")}
+    second = {name: value for name, value in values.items() if name.startswith("b/")}
+    safetensors.save_file(first, tmp_path / "first.safetensors")
+    safetensors.save_file(second, tmp_path / "second.safetensors")
+    graph = graph_of(values)
+    with vs.open(tmp_path / "second.safetensors") as opened:
+        vs.restore(graph, [tmp_path / "first.safetensors", opened])
+        assert len(opened) and opened["b/ints"].value() is not None  # it is the caller's
+    assert_equal(graph, values)
+    with pytest.raises(NameMapError, match="'a/w' is in more than one of the sources"):
+        vs.restore(graph, [path, tmp_path / "first.safetensors"])
+
+
+def test_name_maps(path):
+    require_name_maps()
+    values = arrays()
+    graph = graph_of({f"model/{name}": value for name, value in values.items()})
+    report = vs.restore(graph, path, names=lambda name: f"model/{name}")
+    assert len(report.restored) == len(values)
+    assert_equal(graph, {f"model/{name}": value for name, value in values.items()})
+    stacked = graph_of({"both": ((2, 3, 4), "float32")})
+    safetensors.save_file({"w.0": values["a/w"], "w.1": values["a/w"] + 1}, path)
+    vs.restore(stacked, path, names=[{"glob": "w.{i}", "to": "both", "stack": 0}])
+    assert_equal(stacked, {"both": np.stack([values["a/w"], values["a/w"] + 1])})
+
+
+def require_name_maps():
+    pytest.importorskip("varscope.checkpoint.name_maps")
+
+
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+@pytest.mark.parametrize("cut", [None, 0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_a_name_map_makes_of_tensors(path, kind, cut, dtype):
+    """With a map that joins two tensors, small and large, into one variable, whole or in parts."""
+    require_name_maps()
+    graph = vs.Graph(storage=kind)
+    partitioner = None if cut is None else vs.fixed_size_partitioner(2, axis=cut)
+    with graph.as_default():
+        vs.get_variable("s/joined", [4, 3], dtype, partitioner=partitioner)
+        vs.get_variable("l/joined", [4, ELEMENTS], dtype, partitioner=partitioner)
+    values = {
+        f"{size}.{i}": np.arange(2 * n, dtype="float32").reshape(2, n) + i
+        for size, n in [("s", 3), ("l", ELEMENTS)]
+        for i in range(2)
+    }
+    safetensors.save_file(values, path)
+    names = [{"glob": "{size}.{i}", "to": "{size}/joined", "concat": 0}]
+    vs.restore(graph, path, names=names, cast="safe", threads=2)
+    for size in "sl":
+        joined = np.concatenate([values[f"{size}.0"], values[f"{size}.1"]]).astype(dtype)
+        assert np.array_equal(graph[f"{size}/joined"].numpy(), joined)
+
+
+def test_what_no_rule_takes_is_left_over(path):
+    require_name_maps()
+    graph = graph_of({"w": ((3, 4), "float32")})
+    with pytest.raises(RestoreError, match=r"5 tensors are matched by no rule of names=") as caught:
+        vs.restore(graph, path, names={"a/w": "w"})
+    assert set(caught.value.left_over) == set(arrays()) - {"a/w"}
+    assert vs.restore(graph, path, names={"a/w": "w"}, partial=True).restored == ["w"]
+
+
+# --- all or nothing
+
+
+def fail_with(error, after=0):
+    count = iter(range(10**9))
+
+    def failing(*args, **kwargs):
+        if next(count) >= after:
+            raise error
+        return failing.original(*args, **kwargs)
+
+    return failing
+
+
+def failing_at(monkeypatch, owner, name, k, error):
+    """Make the k-th call of something fail; returns how many calls there were."""
+    calls = []
+    original = getattr(owner, name)
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == k + 1:
+            raise error
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, failing)
+    return calls
+
+
+STEPS = [
+    (restoring.File, "read"),
+    (restoring, "scatter"),
+    (restoring, "Content"),
+    (restoring, "put_in_places"),
+    (restoring, "commit_values"),
+    (vs.storage.SlabStorage if hasattr(vs, "storage") else vs.Arena, "claim"),
+    (np, "empty"),
+]
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("initialized", [False, True])
+@pytest.mark.parametrize("kind", STORAGES)
+def test_whatever_fails_leaves_all_as_it_was(path, kind, initialized, error, tmp_path):
+    graph = graph_of(arrays(), kind, tmp_path, initialized)
+    before, failures = seen(graph), 0
+    for owner, name in STEPS:
+        for k in range(100):
+            with pytest.MonkeyPatch.context() as patch:
+                calls = failing_at(patch, owner, name, k, error)
+                try:
+                    vs.restore(graph, path, threads=1)
+                except error:
+                    failures += 1
+            if len(calls) <= k:  # it went through
+                graph = graph_of(arrays(), kind, tmp_path / f"{name}{k}", initialized)
+                break
+            assert seen(graph) == before, (name, k)
+    assert failures > 10
+    vs.restore(graph, path)
+    assert_equal(graph, arrays())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", STORAGES)
+def test_what_a_progress_function_raises(path, kind, threads, tmp_path):
+    def progress(done, total):
+        raise KeyboardInterrupt
+
+    graph = graph_of(arrays(), kind, tmp_path, initialized=True)
+    before = seen(graph)
+    with pytest.raises(KeyboardInterrupt):
+        vs.restore(graph, path, progress=progress, threads=threads)
+    assert seen(graph) == before
+
+
+INTERRUPTED = """
+import os, random, signal, sys, threading, time
+import numpy as np, varscope as vs
+path, kind, initialized = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
+with vs.open(path) as checkpoint:
+    like = {name: checkpoint[name].shape for name in checkpoint}
+first = last = 0
+draw = random.Random(1)
+for turn in range(60):
+    graph = vs.Graph(seed=1, storage=kind)
+    with graph.as_default():
+        for name, shape in like.items():
+            vs.get_variable(name, shape, initializer=vs.ones)
+        if initialized:
+            vs.initialize(threads=1)
+    timer = threading.Timer(draw.uniform(0, 0.03), os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        vs.restore(graph, path, threads=2)
+        timer.join()
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        pass
+    timer.join()
+    filled = {v.initialized for v in graph.variables}
+    sums = {float(v.numpy().ravel()[0]) for v in graph.variables} if True in filled else {1.0}
+    assert len(filled) == 1 and len(sums) == 1, (filled, sums)
+    first, last = first + (sums == {1.0}), last + (sums == {7.0})
+    assert first + last == turn + 1
+print("all or nothing", first, last)
+"""
+
+
+@on_posix
+@pytest.mark.parametrize("initialized", [False, True])
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_an_interrupt_at_any_time(tmp_path, kind, initialized):
+    file = tmp_path / "m.safetensors"
+    values = {f"small/v{i}": np.full(5, 7, "float32") for i in range(3000)}
+    values |= {f"large/v{i}": np.full(ELEMENTS * 10, 7, "float32") for i in range(3)}
+    safetensors.save_file(values, file)
+    run_child(INTERRUPTED, file, kind, initialized)
+
+
+def run_child(program, *arguments, **settings):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        **settings,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+SHORT_OF_MEMORY = """
+import sys
+import _testcapi
+import numpy as np, varscope as vs
+from varscope._scopecore import commit_values
+from varscope.variables import Content
+
+kind = sys.argv[1]
+for initialized in (False, True):
+    graph = vs.Graph(seed=1, storage=kind)
+    with graph.as_default():
+        names = [vs.get_variable(f"v{i}", [4], initializer=vs.ones) for i in range(20)]
+        if initialized:
+            vs.initialize(threads=1)
+    news = [np.full(4, 7, "float32") for _ in names]
+    if initialized:
+        contents = [v._content for v in names]
+        for content in contents:
+            content.version = 10**6
+        values = news
+    elif kind == "heap":
+        contents, values = [Content(new) for new in news], [None] * len(names)
+    else:
+        for v in names:
+            v._place()
+        contents, values = [None] * len(names), news
+    n, done = 0, False
+    while not done:
+        _testcapi.set_nomemory(n, n + 1)
+        try:
+            late = commit_values(graph, names, contents, values)
+            done = True
+        except MemoryError:
+            pass
+        finally:
+            _testcapi.remove_mem_hooks()
+        if not done:
+            assert {v.initialized for v in names} == {initialized}, n
+            if initialized:
+                assert {float(v.array[0]) for v in names} == {1.0}
+        n += 1
+    assert late == [] and {float(v.array[0]) for v in names} == {7.0}
+    assert not initialized or {v.version for v in names} == {10**6 + 1}
+    print(n)
+"""
+
+
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_the_last_step_is_done_or_not_where_memory_is_short(kind):
+    pytest.importorskip("_testcapi")
+    run_child(SHORT_OF_MEMORY, kind)
+
+
+def test_a_read_only_array_is_found_before_anything_is_changed(path):
+    graph = graph_of(arrays(), initialized=True)
+    graph["b/ints"].array.flags.writeable = False
+    before = seen(graph)
+    with pytest.raises(ValueError, match="writable"):
+        vs.restore(graph, path)
+    assert seen(graph) == before
+
+
+def test_an_arena_that_is_too_small(path):
+    graph = graph_of(arrays(), vs.Arena(capacity=1 << 20))
+    big = {name: value for name, value in arrays().items() if value.nbytes < 1 << 19}
+    with graph.as_default():
+        vs.get_variable("more", [300_000], "float32")
+    safetensors.save_file({**arrays(), "more": np.zeros(300_000, "float32")}, path)
+    with pytest.raises(vs.errors.StorageFullError, match="capacity"):
+        vs.restore(graph, path)
+    assert big and not any(v.initialized for v in graph.variables)
+
+
+# --- damaged files
+
+
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_a_file_that_was_cut_leaves_all_as_it_was(tmp_path, kind):
+    values = {"a": np.arange(3, dtype="float32"), "b": np.arange(4)}
+    file = tmp_path / "m.safetensors"
+    safetensors.save_file(values, file)
+    whole = file.read_bytes()
+    graph = graph_of(values, kind)
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"m\.safetensors"):
+            vs.restore(graph, file)
+        assert not any(v.initialized for v in graph.variables)
+    file.write_bytes(whole)
+    vs.restore(graph, file)
+
+
+@on_posix
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_a_file_that_is_cut_after_it_was_opened(path, kind):
+    """No signal ends the process: files are read by position."""
+    if not hasattr(os, "preadv"):
+        pytest.skip("needs os.preadv")
+    graph = graph_of(arrays(), kind)
+    with vs.open(path) as checkpoint:
+        os.truncate(path, path.stat().st_size - 8)
+        with pytest.raises(CheckpointError, match="the file ends at byte") as caught:
+            vs.restore(graph, checkpoint)
+    assert caught.value.tensor in arrays() and caught.value.path == path
+    assert not any(v.initialized for v in graph.variables)
+
+
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_flipped_bits_are_found_on_demand(tmp_path, kind):
+    before = graph_of(arrays(), initialized=True)
+    file = tmp_path / "m.safetensors"
+    vs.save(before, file)
+    whole = bytearray(file.read_bytes())
+    whole[-3] ^= 16
+    file.write_bytes(whole)
+    graph = graph_of(arrays(), kind, initialized=True)
+    with graph.as_default():
+        for v in graph.variables:
+            v.assign(np.zeros(v.shape, v.dtype))
+    held = seen(graph)
+    with pytest.raises(CheckpointError, match="CRC-32C") as caught:
+        vs.restore(graph, file, verify=True)
+    assert caught.value.tensor in arrays() and caught.value.path == file
+    assert seen(graph) == held
+    vs.restore(graph, file)  # nobody asked
+
+
+# --- others meanwhile
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", STORAGES)
+def test_who_reads_meanwhile_sees_first_values_and_then_those_of_the_file(path, kind, threads, tmp_path):
+    """Nobody waits for a restore, not even a function that it calls."""
+    graph = graph_of(arrays(), kind, tmp_path)
+    other = graph_of(arrays())
+    read = {}
+
+    def progress(done, total):
+        for v in graph.variables if done < total else ():
+            read.setdefault(v.op_name, v.value().copy())
+
+    restoring_reports(graph, path, progress, threads)
+    assert set(read) == set(arrays())
+    for name, value in read.items():
+        assert np.array_equal(value, other[name].value()) or np.array_equal(value, arrays()[name])
+    assert any(np.array_equal(value, other[name].value()) for name, value in read.items())
+    assert_equal(graph, arrays())
+
+
+def restoring_reports(graph, path, progress, threads):
+    """A restore that tells of its progress at every step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoring, "REPORT", 0)
+        return vs.restore(graph, path, progress=progress, threads=threads)
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_first_values_that_were_read_meanwhile_stay_after_a_failure(path, kind, tmp_path):
+    graph, other = graph_of(arrays(), kind, tmp_path), graph_of(arrays())
+
+    def progress(done, total):
+        for v in graph.variables:
+            v.value()
+        if done == total:
+            raise RuntimeError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restoring, "commit_values", fail_with(RuntimeError))
+        with pytest.raises(RuntimeError):
+            restoring_reports(graph, path, progress, 1)
+    for v in graph.variables:
+        assert np.array_equal(v.value(), other[v.op_name].value()), v
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_a_restore_within_a_restore(path, kind, tmp_path):
+    graph = graph_of(arrays(), kind, tmp_path)
+    inner = tmp_path / "inner.safetensors"
+    safetensors.save_file(arrays(1), inner)
+    done_inside = []
+
+    def progress(done, total):
+        if not done_inside:
+            done_inside.append(vs.restore(graph, inner))
+            assert_equal(graph, arrays(1))
+
+    restoring_reports(graph, path, progress, 1)
+    assert done_inside
+    assert_equal(graph, arrays())
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_threads_that_restore_read_and_initialize_at_once(path, kind, tmp_path):
+    other = tmp_path / "other.safetensors"
+    safetensors.save_file(arrays(1), other)
+    for turn in range(10):
+        graph = graph_of(arrays(), kind, tmp_path / str(turn))
+        barrier, errors = threading.Barrier(4), []
+
+        def run(work, barrier=barrier, errors=errors):
+            try:
+                barrier.wait()
+                work()
+            except BaseException as error:
+                errors.append(error)
+
+        works = [
+            lambda g=graph: vs.restore(g, path, threads=2),
+            lambda g=graph: vs.restore(g, other, threads=2),
+            lambda g=graph: vs.initialize(list(g.variables), threads=2),
+            lambda g=graph: [v.value() for v in g.variables],
+        ]
+        threads = [threading.Thread(target=run, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        for name in arrays():
+            found = graph[name].numpy().tobytes()
+            assert found in (arrays()[name].tobytes(), arrays(1)[name].tobytes())
+
+
+def test_progress(path):
+    reports = []
+    graph = graph_of(arrays())
+    restoring_reports(graph, path, lambda done, total: reports.append((done, total)), 1)
+    total = sum(value.nbytes for value in arrays().values())
+    assert reports[-1] == (total, total)
+    assert reports == sorted(set(reports)) and len(reports) > 2
+    with pytest.raises(ArgumentTypeError, match="progress must be a function"):
+        vs.restore(graph, path, progress=True)
+
+
+# --- memory
+
+PEAK = """
+import sys
+import varscope as vs
+
+def high():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+graph = vs.Graph(storage=sys.argv[2])
+with graph.as_default():
+    for i in range(8):
+        vs.get_variable(f"v{i}", [6, 1 << 20], sys.argv[3], initializer=vs.zeros)
+vs.restore(vs.Graph(), sys.argv[4])  # what is imported on the way counts before
+before = high()
+vs.restore(graph, sys.argv[1], cast="same_kind", threads=2)
+print(high() - before, graph.nbytes, max(v.nbytes for v in graph.variables))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc of Linux")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_peak_memory(tmp_path, kind, dtype):
+    """Eight tensors of 24 MiB: no more than the variables, and one tensor."""
+    file, none = tmp_path / "m.safetensors", tmp_path / "none.safetensors"
+    safetensors.save_file({f"v{i}": np.ones((6, 1 << 20), "float32") for i in range(8)}, file)
+    safetensors.save_file({}, none)
+    taken, variables, largest = map(int, run_child(PEAK, file, kind, dtype, none).split())
+    assert taken <= variables + largest
