@@ -165,7 +165,7 @@ def put_series(
     names: Collection[str],
     index: str,
     listed: Callable[[Path], Collection[str] | None],
-    is_old: Callable[[str], bool],
+    is_ours: Callable[[str], bool],
 ) -> None:
     """Let files of the workplace, and the index that lists them, take the place of others.
 
@@ -176,15 +176,18 @@ def put_series(
     Parameters
     ----------
     listed : callable
-        The names in the index at a path: none where there is no index, None where it cannot be
-        read.
-    is_old : callable
-        Whether a file of this name was put there by this function, so that it may be removed
-        where no index lists it.
+        The names in the index at a path that may be removed when it is replaced: none where there
+        is no index, None where it cannot be read.
+    is_ours : callable
+        Whether a file of this name was put there by this function: it may go where no index lists
+        it, whoever put it there, as long as nobody is about to add one that does.
     """
     folder = place.folder
     with alone_in(folder) as is_alone:
-        replaced = set(listed(folder / index) or ())
+        replaced: set[str] = set()
+        if not is_alone or not all(is_ours(name) or name == index for name in visible(folder)):
+            replaced.update(listed(folder / index) or ())
+        new = os.stat(place.path / index)
         try:
             for name in names:
                 os.replace(place.path / name, folder / name)
@@ -192,13 +195,27 @@ def put_series(
             os.replace(place.path / index, folder / index)
             sync_folder(folder)
         finally:
-            # By what the index says now: an exception may have come just after it was renamed.
-            current = listed(folder / index)
+            # By what is there now: an exception may have come just after the index was renamed.
+            current: Collection[str] | None = names
+            if not is_file(folder / index, new):
+                replaced, current = set(), listed(folder / index)
+            known = replaced.union(names)
             if current is not None:
-                known = replaced.union(names)
                 remove_unlisted(
-                    folder, current, lambda name: (is_alone and is_old(name)) or name in known
+                    folder, current, lambda name: (is_alone and is_ours(name)) or name in known
                 )
+
+
+def visible(folder: Path) -> Iterator[str]:
+    return (name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def is_file(path: Path, known: os.stat_result) -> bool:
+    """Whether a path leads to a file of which this is known."""
+    try:
+        return os.path.samestat(os.stat(path), known)
+    except FileNotFoundError:
+        return False
 
 
 def remove_unlisted(folder: Path, listed: Collection[str], may_go: Callable[[str], bool]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import os
 import re
 import sys
@@ -46,7 +47,7 @@ SHARD = re.compile(r"model-([0-9a-f]{8}-)?\d{5,}-of-\d{5,}\.safetensors")  # our
 FOREIGN = re.compile(r".*\.(ckpt(-\d+)?|index|json|pt|pth|bin|npz|h5|gguf)", re.IGNORECASE)
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 LONGEST_HEADER = 100_000_000  # bytes; readers refuse longer ones
-LONG_HEADER = 64_000_000  # from here on another file is begun
+LONG_HEADER = 90_000_000  # from here on another file is begun
 MANY = 1 << 16  # bytes of a tensor, on average, from which on its checksum is taken aside
 MAKE_IT = (
     'varscope.save writes with the safetensors library: pip install "varscope-core[checkpoints]"'
@@ -335,27 +336,28 @@ def make_values(graph: Graph, entries: Entries, threads: int) -> None:
 
 
 class Kind(NamedTuple):
-    """What tensors of one shape and dtype are in a file.
+    """What tensors of one shape and dtype are, and how a file has them.
 
-    One of a dtype that the format lacks has its bytes there, as one more dimension; `text` is then
-    the name of its dtype.
+    Of a dtype that the format lacks a file has the bytes, as one more dimension; `text` is then the
+    name of the dtype.
     """
 
-    dtype: str
     shape: tuple[int, ...]
+    dtype: np.dtype
     nbytes: int
     text: str | None
+    stored_shape: tuple[int, ...]
+    stored_dtype: str
     described: int  # bytes that describe one in the header of a file, without its name
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: np.dtype) -> Kind:
-        name, nbytes = dtypes.text_of(dtype), dtype.itemsize
-        for dim in shape:
-            nbytes *= dim
+        name, nbytes = dtypes.text_of(dtype), math.prod(shape) * dtype.itemsize
+        described = 100 + len(str(shape))  # numbers of 13 digits and a checksum among it
         if name in order():
-            return cls(name, shape, nbytes, None, 90 + len(str(shape)))
-        shape = (*shape, dtype.itemsize)
-        return cls("uint8", shape, nbytes, name, 110 + len(str(shape)) + 4 * len(name))
+            return cls(shape, dtype, nbytes, None, shape, name, described)
+        stored, described = (*shape, dtype.itemsize), described + 40 + 4 * len(name)
+        return cls(shape, dtype, nbytes, name, stored, "uint8", described)
 
 
 @functools.cache
@@ -392,30 +394,25 @@ class Tensors:
         self.rows = entries.rows
         self.table: list[Kind] = []
         self.numbers: dict[tuple[tuple[int, ...], np.dtype], int] = {}
-        self.kinds = np.array(self.find_kinds(), np.intp)
+        self.kinds = self.find_kinds()
         self.nbytes_of = self.column(lambda kind: kind.nbytes)
         self.nbytes = int(self.nbytes_of.sum())
-        self.ranks = self.column(lambda kind: order()[kind.dtype])
+        self.ranks = self.column(lambda kind: order()[kind.stored_dtype])
         self.described = self.bytes_described()
 
-    def find_kinds(self) -> list[int]:
+    def find_kinds(self) -> npt.NDArray[np.intp]:
         """The number of each entry's kind."""
-        of_specs: dict[int, int] = {}
-        specs = self.graph._all_specs()
-        found = []
-        for row in self.rows:
-            if row < 0:
-                other = self.others[-1 - row]
-                shaped = other.recipe if isinstance(other, Made) else other
-                found.append(self.number(shaped.shape, shaped.dtype))
-                continue
-            number = self.graph._handle(row)._spec_number
-            kind = of_specs.get(number)
-            if kind is None:
-                spec = specs[number]
-                kind = of_specs[number] = self.number(spec.shape, spec.dtype)
-            found.append(kind)
-        return found
+        handle, specs = self.graph._handle, self.graph._all_specs()
+        found = np.array([handle(row)._spec_number if row >= 0 else -1 for row in self.rows], int)
+        kinds = np.zeros(len(specs) + 1, np.intp)
+        for number in np.unique(found[found >= 0]).tolist():
+            kinds[number] = self.number(specs[number].shape, specs[number].dtype)
+        answer: npt.NDArray[np.intp] = kinds[found]
+        for place in np.flatnonzero(found < 0).tolist():
+            other = self.others[-1 - self.rows[place]]
+            shaped = other.recipe if isinstance(other, Made) else other
+            answer[place] = self.number(shaped.shape, shaped.dtype)
+        return answer
 
     def number(self, shape: Any, dtype: np.dtype) -> int:
         """The number of a kind, of a shape that is known by now."""
@@ -432,11 +429,12 @@ class Tensors:
     def bytes_described(self) -> npt.NDArray[np.int64]:
         """At most how many bytes of a header describe each entry."""
         lengths = np.fromiter(map(len, self.names), np.int64, len(self.names))
-        text = "".join(self.names)
-        if not (text.isascii() and text.isprintable()) or set('"\\') & set(text):
+        text = "".join(self.names).encode()
+        if not text.isascii() or len(text.translate(None, bytes(range(32)) + b'"\\')) < len(text):
             lengths *= 12  # the most that JSON makes of a character
-        again = self.column(lambda kind: kind.text is not None) | (np.array(self.rows) < 0)
-        return self.column(lambda kind: kind.described) + lengths * (1 + again)
+        # Names of what is in parts, or of a dtype that the format lacks, stand there again.
+        again = self.column(lambda kind: kind.text is not None) | (np.array(self.rows, int) < 0)
+        return self.column(lambda kind: kind.described) + lengths + (lengths + 100) * again
 
     def cuts(self, most: int) -> list[slice]:
         """Which entries go to which file: as many as fit, in their order."""
@@ -463,19 +461,30 @@ class Tensors:
             found += sorted(places, key=self.names.__getitem__)
         return found
 
-    def array(self, place: int) -> np.ndarray:
-        """The values of an entry, contiguous, whatever their shape."""
-        row = self.rows[place]
-        if row < 0:
-            other = self.others[-1 - row]
-            made = other.recipe.read() if isinstance(other, Made) else other.value()
-            return np.ascontiguousarray(made)
-        variable, storage = self.graph._handle(row), self.graph.storage
-        if isinstance(storage, SlabStorage):
-            start = variable._filled_place
-            if start is not None:  # no object is made for it
-                return storage.view(variable.dtype, start, variable._known_shape())
-        return variable._materialised().array
+    def arrays(self, places: list[int]) -> list[np.ndarray]:
+        """The values of some entries, contiguous."""
+        handle, storage, rows = self.graph._handle, self.graph.storage, self.rows
+        slabs = storage if isinstance(storage, SlabStorage) else None
+        kinds = self.kinds[places].tolist()
+        arrays = []
+        for place, kind in zip(places, kinds, strict=True):
+            row, start = rows[place], None
+            if row < 0:
+                arrays.append(self.made(self.others[-1 - row]))
+                continue
+            variable = handle(row)
+            if slabs is not None:
+                start = variable._filled_place
+            if slabs is None or start is None:
+                arrays.append(variable._materialised().array)
+            else:  # without an object for it that stays
+                arrays.append(slabs.view(self.table[kind].dtype, start, self.table[kind].shape))
+        return arrays
+
+    def made(self, other: Any) -> np.ndarray:
+        """The values of what is not a variable in one piece."""
+        values = other.recipe.read() if isinstance(other, Made) else other.value()
+        return np.ascontiguousarray(values)
 
 
 # --- files
@@ -499,16 +508,16 @@ def save_series(
             f"model-{place.token}-{number:05}-of-{len(cuts):05}{SUFFIX}": part
             for number, part in enumerate(cuts, 1)
         }
-        Writing(tensors, files, place, folder).run(threads, report)
-        with told_of(folder):
-            write_index(tensors, files, place)
+        Writing(tensors, files, place, folder).run(
+            threads, report, lambda: write_index(tensors, files, place, folder)
+        )
         put_series(place, files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)))
 
 
-def write_index(tensors: Tensors, files: dict[str, slice], place: Workplace) -> None:
+def write_index(tensors: Tensors, files: dict[str, slice], place: Workplace, target: Path) -> None:
     """Write the list of all names with the file in which each lies."""
     as_json = json.encoder.encode_basestring_ascii
-    with open(place.path / INDEX, "w", encoding="ascii") as index:
+    with told_of(target), open(place.path / INDEX, "w", encoding="ascii") as index:
         index.write(f'{{"metadata": {{"total_size": {tensors.nbytes}}},\n"weight_map": {{')
         comma = ""
         for file, part in files.items():
@@ -538,6 +547,10 @@ def finish(file: Any, place: Workplace) -> None:
     os.fsync(file.fileno())
 
 
+def nothing() -> None:
+    """What there is to do beside."""
+
+
 class Writing:
     """The files of one save on their way into a workplace; `files` says what each one holds."""
 
@@ -549,9 +562,15 @@ class Writing:
         self.reported = -1
         self.share = tensors.nbytes / max(tensors.nbytes + int(tensors.described.sum()), 1)
 
-    def run(self, threads: int, report: Progress | None) -> None:
-        """Write them all: in this thread, or in others while this one reports."""
+    def run(
+        self, threads: int, report: Progress | None, meanwhile: Callable[[], None] = nothing
+    ) -> None:
+        """Write them all: in this thread, or in others while this one reports.
+
+        `meanwhile` is what else there is to do.
+        """
         if threads == 1:
+            meanwhile()
             while self.waiting:
                 self.write(self.waiting.popleft(), None)
                 self.tell(report)
@@ -560,6 +579,7 @@ class Writing:
             count = min(threads, len(self.files))
             running = {writers.submit(self.work, helpers) for _ in range(count)}
             try:
+                meanwhile()
                 while running:
                     done, running = wait(running, REPORT, FIRST_EXCEPTION)
                     for future in done:
@@ -595,8 +615,9 @@ class Writing:
     def write(self, file: str, helpers: Executor | None) -> None:
         """Write one file; checksums of large tensors are taken by a helper at the same time."""
         places = self.tensors.sorted(self.files[file])
-        arrays = self.arrays(places)
-        addresses = locate(arrays)
+        arrays = self.tensors.arrays(places)
+        if [array.nbytes for array in arrays] != self.tensors.nbytes_of[places].tolist():
+            raise CheckpointError.of(self.target, None, "a shape changed while it was saved")
         summing = None
         if helpers is not None and sum(array.nbytes for array in arrays) > MANY * len(arrays):
             summing = helpers.submit(checksums, arrays)
@@ -615,21 +636,16 @@ class Writing:
                 sums = summing.result()
             self.complete(path, facts, sums)
 
-    def arrays(self, places: list[int]) -> list[np.ndarray]:
-        """The values of some entries."""
-        tensors = self.tensors
-        arrays = [tensors.array(place) for place in places]
-        if [array.nbytes for array in arrays] != tensors.nbytes_of[places].tolist():
-            raise CheckpointError.of(self.target, None, "a shape changed while it was saved")
-        return arrays
-
     def specs(self, places: list[int], addresses: list[int]) -> dict[str, Any]:
         """What the library is told of some entries."""
         tensors, spec = self.tensors, library().TensorSpec
         kinds = [tensors.table[kind] for kind in tensors.kinds[places].tolist()]
         return {
             tensors.names[place]: spec(
-                dtype=kind.dtype, shape=kind.shape, data_ptr=address, data_len=kind.nbytes
+                dtype=kind.stored_dtype,
+                shape=kind.stored_shape,
+                data_ptr=address,
+                data_len=kind.nbytes,
             )
             for place, kind, address in zip(places, kinds, addresses, strict=True)
         }
@@ -638,16 +654,15 @@ class Writing:
         """What the format has no place for, by name: how tensors were cut, dtypes that it lacks."""
         tensors = self.tensors
         cut, texts = {}, {}
-        for place in places:
+        for place in places if tensors.others else ():
             row = tensors.rows[place]
             other = tensors.others[-1 - row] if row < 0 else None
             if isinstance(other, PartitionedVariable):
                 cut[tensors.names[place]] = other.partitions
-        if any(kind.text is not None for kind in tensors.table):
-            for place in places:
-                text = tensors.table[tensors.kinds[place]].text
-                if text is not None:
-                    texts[tensors.names[place]] = text
+        for place in places if any(kind.text is not None for kind in tensors.table) else ():
+            text = tensors.table[tensors.kinds[place]].text
+            if text is not None:
+                texts[tensors.names[place]] = text
         return {**({"partitions": cut} if cut else {}), **({"dtypes": texts} if texts else {})}
 
     def complete(self, path: Path, facts: dict[str, Any], sums: bytes) -> None:
