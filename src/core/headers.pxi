@@ -25,9 +25,12 @@ cdef inline bint equal_texts(Text a, Text b) noexcept:
     return a.length == b.length and memcmp(a.start, b.start, a.length) == 0
 
 
+cdef inline bint is_space(unsigned char byte) noexcept:
+    return byte == c" " or byte == c"\n" or byte == c"\r" or byte == c"\t"
+
+
 cdef inline void skip_spaces(Reader *reader) noexcept:
-    while reader.at < reader.end and (reader.at[0] == c" " or reader.at[0] == c"\n"
-                                      or reader.at[0] == c"\r" or reader.at[0] == c"\t"):
+    while reader.at < reader.end and is_space(reader.at[0]):
         reader.at += 1
 
 
@@ -90,7 +93,7 @@ cdef bint take_texts(Reader *reader, Text *text) noexcept:
             reader.at += 1
             text.length = <size_t>(reader.at - text.start)
             return True
-        elif not (reader.at[0] == c":" or reader.at[0] == c"," or reader.at[0] == c" "):
+        elif not (reader.at[0] == c":" or reader.at[0] == c"," or is_space(reader.at[0])):
             return False
         reader.at += 1
     return False

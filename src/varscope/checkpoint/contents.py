@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from varscope import _scopecore, shapes
+from varscope import _scopecore
+from varscope.checkpoint import dtypes
 from varscope.errors import CheckpointError
 from varscope.shapes import Part
 
@@ -371,8 +372,11 @@ class StoredTensor:
         shape = self.shape if piece is None or piece.part is None else piece.part.shape
         data, dtype = self._checkpoint._bytes(self._place, piece), self.dtype
         try:
-            return np.frombuffer(data, np.uint8).view(dtype).reshape(shape)
-        except ValueError as error:  # 65 dimensions, 2**63 rows of nothing
+            array: np.ndarray = np.ndarray(shape, dtype, data)
+            if array.nbytes != len(data):
+                raise ValueError(f"there are {len(data):,} bytes for {array.nbytes:,}")
+            return array
+        except (OverflowError, ValueError) as error:  # 65 dimensions, 2**63 rows of nothing
             reason = f"NumPy has no array of shape {shape!r:.100} and {dtype}: {error}"
             raise CheckpointError.of(self.file, self.name, reason) from None
 
@@ -457,8 +461,8 @@ def readable_dtype(name: str, file: Path, tensor: str) -> np.dtype:
         reason = f"it is a {name} of TensorFlow, not numbers: it is listed, and cannot be read"
         raise CheckpointError.of(file, tensor, reason)
     try:
-        return shapes.as_dtype(name)
-    except TypeError as error:
+        return dtypes.dtype_of(name)
+    except (OverflowError, TypeError, ValueError) as error:
         raise CheckpointError.of(
-            file, tensor, f"its dtype {name!r} cannot be read: {error}"
+            file, tensor, f"its dtype {name!r:.100} cannot be read: {error!s:.300}"
         ) from None

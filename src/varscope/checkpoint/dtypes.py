@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from typing import Any
 
 import numpy as np
 
 from varscope import shapes
 from varscope.errors import ArgumentTypeError
+
+
+# Texts come from files, and `numpy.dtype` takes more than names: code for shapes, old names of which
+# it warns, objects.  Only these come near it.
+NAME = re.compile(
+    r"(bool|(u?int|b?float|complex)[1-9][0-9]{0,3}(_[a-z0-9]{1,20})?|str|bytes|void"
+    r"|[<>|=][biufcmMSUV][0-9]{1,9}(\[[A-Za-z0-9]{1,20}\])?|(datetime|timedelta)64(\[\w{1,20}\])?)"
+)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -33,7 +42,7 @@ def text_of(dtype: np.dtype) -> str:
 
 
 def dtype_of(text: str) -> np.dtype:
-    """The dtype of a text that `text_of` made, or of any name that `get_variable` takes.
+    """The dtype of a text that `text_of` made, or of a name such as "float32".
 
     Raises
     ------
@@ -41,13 +50,23 @@ def dtype_of(text: str) -> np.dtype:
         It is none; or it is of a library that is not installed, which the error names.
     """
     if not text.startswith("{"):
-        return shapes.as_dtype(text)
+        return named(text)
     try:
         return built(json.loads(text))
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, ArgumentTypeError):
             raise
         raise ArgumentTypeError.of("dtype", f"the JSON text of a dtype ({error})", text) from None
+
+
+def named(text: str) -> np.dtype:
+    """The dtype of a name or of NumPy's short form."""
+    if NAME.fullmatch(text) is None:
+        raise ArgumentTypeError.of("dtype", "the name of a dtype, such as 'float32'", text)
+    try:
+        return shapes.as_dtype(text)
+    except (OverflowError, ValueError) as error:
+        raise ArgumentTypeError.of("dtype", f"the name of a dtype ({error})", text) from None
 
 
 def description(dtype: np.dtype) -> Any:
@@ -77,7 +96,7 @@ def is_named(dtype: np.dtype) -> bool:
 def built(described: Any) -> np.dtype:
     """The dtype of a description."""
     if isinstance(described, str):
-        return shapes.as_dtype(described)
+        return named(described)
     if isinstance(described, list):
         base, shape = described
         return np.dtype((built(base), tuple(shape)))
