@@ -95,8 +95,9 @@ def table(blocks, pack=None):
         data.extend(body + trailer(body, packing))
         return handle
 
-    for number, body in enumerate(blocks):
-        handles.append((b"%08d" % number, add(body)))
+    for body in blocks:
+        last = b"" if isinstance(body, bytes) else body[-1][0]
+        handles.append((last, add(body)))
     foot = add([]) + add(handles)
     return bytes(data) + foot.ljust(40, b"\0") + MAGIC
 

@@ -1,5 +1,6 @@
 """TensorFlow's checkpoints: those that it wrote, ones made by hand, and damaged ones."""
 
+import contextlib
 import gc
 import itertools
 import tracemalloc
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_writer import Bundle, entry, field, header, pack, table, trailer, varint
+from bundle_writer import Bundle, block, entry, field, header, pack, table, trailer, varint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -579,6 +580,32 @@ def test_any_entry(tmp_path_factory, one, two, usual):
         read(prefix).verify()
     except CheckpointError as error:
         assert error.tensor in ("v", "w")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_block(tmp_path_factory, data):
+    """The same of blocks, and of what says where they lie."""
+    prefix = tmp_path_factory.mktemp("any") / "model.ckpt"
+    small().write(prefix)
+    content = Path(f"{prefix}.index").read_bytes()
+    body = bytearray(block([(b"", header(2)), *sorted(small().entries.items())]))
+    assert bytes(body) == content[: len(body)]
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(body)))
+        body[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    made = table([bytes(body)])
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(len(made) - 48, len(made) - 9))
+        made = made[:place] + data.draw(st.binary(min_size=1, max_size=1)) + made[place + 1 :]
+    Path(f"{prefix}.index").write_bytes(made)
+    with contextlib.suppress(CheckpointError):
+        checkpoint = read(prefix)
+        for tensor in checkpoint.values():
+            assert tensor.shape is not None
+            with contextlib.suppress(CheckpointError):
+                assert tensor.value().shape == tensor.shape
+        checkpoint.verify()
 
 
 def test_keys_that_grow_without_end(prefix):
