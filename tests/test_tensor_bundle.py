@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from requires import require_ml_dtypes
 
+import varscope as vs
 from varscope.checkpoint import bundle_entries, sorted_tables, tensor_bundle
 from varscope.errors import CheckpointError
 
@@ -120,10 +121,20 @@ def test_objects_of_tensorflow_2():
 
 def test_paths():
     merged = PREFIXES["merged"]
-    for path in (merged, Path(f"{merged}.index"), merged.parent):
+    data = Path(f"{merged}.data-00002-of-00004")
+    for path in (merged, Path(f"{merged}.index"), merged.parent, data):
         assert tensor_bundle.find_prefix(path) == merged
+        checkpoint = vs.open(path)
+        assert (checkpoint.path, checkpoint.format, len(checkpoint)) == (path, "tensorflow", 37)
+    assert len(vs.open(str(merged))) == 37
     for path in (GOLDEN, GOLDEN / "plain", GOLDEN / "absent", merged.with_name("expected.npz")):
         assert tensor_bundle.find_prefix(path) is None
+
+
+def test_a_prefix_that_looks_like_a_file_of_another(tmp_path):
+    for name in ("model.ckpt", "model.ckpt.index", "model.ckpt.data-00000-of-00001"):
+        Bundle().write(tmp_path / name)
+        assert tensor_bundle.find_prefix(tmp_path / name) == tmp_path / name
 
 
 @pytest.mark.parametrize(

@@ -33,5 +33,5 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
     if not safetensors_files.is_one(path):
         prefix = tensor_bundle.find_prefix(path)
         if prefix is not None:
-            return tensor_bundle.read(prefix)
+            return tensor_bundle.read(prefix, path)
     return safetensors_files.read(path)

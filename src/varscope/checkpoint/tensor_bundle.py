@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 STATE = "checkpoint"  # the file of a folder that names its latest checkpoint
 STATE_SIZE = 1 << 16
 DATA_FILE = "{}.data-{:05}-of-{:05}"
+OWN_FILE = re.compile(r"(.+)\.(?:index|data-\d{5,}-of-\d{5,})", re.DOTALL)
 
 
 # --- which path is one
@@ -43,8 +44,8 @@ DATA_FILE = "{}.data-{:05}-of-{:05}"
 def find_prefix(path: Path) -> Path | None:
     """The prefix of the checkpoint at a path, or None where there is none of TensorFlow's.
 
-    A path is a prefix, such as `model.ckpt-1000`, an index, or a folder in which a file
-    `checkpoint` names the latest one.
+    A path is a prefix, such as `model.ckpt-1000`, one of the files of the checkpoint, or a folder
+    in which a file `checkpoint` names the latest one.
 
     Raises
     ------
@@ -75,10 +76,11 @@ def find_prefix(path: Path) -> Path | None:
 
 def prefix_of(path: Path) -> Path | None:
     """The same of a path that is no folder."""
-    if path.suffix == ".index" and os.path.isfile(path):
-        return path.with_suffix("")
-    if os.path.isfile(index_of(path)):
-        return path
+    named = OWN_FILE.fullmatch(path.name)
+    candidates = [path] if named is None else [path, path.with_name(named[1])]
+    for candidate in candidates:
+        if os.path.isfile(index_of(candidate)):
+            return candidate
     if not os.path.isfile(path):
         return None
     with path.open("rb") as file:
@@ -108,8 +110,8 @@ def index_of(prefix: Path) -> Path:
 # --- what it holds
 
 
-def read(prefix: Path) -> Checkpoint:
-    """Open the checkpoint of a prefix.
+def read(prefix: Path, path: Path | None = None) -> Checkpoint:
+    """Open the checkpoint of a prefix; `path` is how it was asked for.
 
     Raises
     ------
@@ -124,9 +126,8 @@ def read(prefix: Path) -> Checkpoint:
     entries = read_entries(index, keys[1:], values[1:])
     files = DataFiles(prefix, header.num_files)
     files.add(entries)
-    return Checkpoint(
-        prefix, "tensorflow", files.mapped, columns_of(entries, files, header.swapped)
-    )
+    columns = columns_of(entries, header.swapped)
+    return Checkpoint(path or prefix, "tensorflow", files.mapped, columns)
 
 
 # --- data files
@@ -174,7 +175,7 @@ class DataFiles:
             size = file.seek(0, 2)
             # An empty file cannot be mapped, and nothing is read from it.
             pages = mmap.mmap(file.fileno() if size else -1, size or 1, access=mmap.ACCESS_READ)
-        self.mapped.append(MappedFile(path, pages))
+            self.mapped.append(MappedFile(path, pages, file.fileno()))
         return size
 
 
@@ -215,7 +216,7 @@ def check_overlaps(entries: Entries, places: npt.NDArray[np.int64], files: DataF
 # --- tensors
 
 
-def columns_of(entries: Entries, files: DataFiles, swapped: bool) -> Columns:
+def columns_of(entries: Entries, swapped: bool) -> Columns:
     """The tensors in the order of the data; slices are pieces of theirs."""
     pieces, partitions = join_slices(entries)
     for place, some in pieces.items():
@@ -233,16 +234,16 @@ def columns_of(entries: Entries, files: DataFiles, swapped: bool) -> Columns:
     numbers = entries.dtypes[order].tolist()
     name_of = {number: dtype_name(number) for number in set(numbers)}
     return Columns(
-        names,
-        [name_of[number] for number in numbers],
-        [entries.shapes[place] for place in places],
-        entries.nbytes[order],
-        entries.files[order].astype(np.int32),
-        entries.offsets[order],
-        entries.checksums[order],
-        is_numeric(entries.dtypes[order]),
-        {number_of[place]: some for place, some in pieces.items()},
-        {names[number_of[place]]: cut for place, cut in partitions.items()},
+        names=names,
+        dtype_names=[name_of[number] for number in numbers],
+        shapes=[entries.shapes[place] for place in places],
+        nbytes_of=entries.nbytes[order],
+        file_of=entries.files[order].astype(np.int32),
+        offset_of=entries.offsets[order],
+        checksums=entries.checksums[order],
+        has_checksum=is_numeric(entries.dtypes[order]),
+        pieces={number_of[place]: some for place, some in pieces.items()},
+        partitions={names[number_of[place]]: cut for place, cut in partitions.items()},
         swapped=swapped,
     )
 
