@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 WITH_EXAMPLES = [page for page in PAGES if ">>> " in page.read_text(encoding="utf-8")]
+FOLDERS = {"tensorflow1.md": {"old": "tests/data/tf1_checkpoints/plain"}}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE  # long messages are wrapped on a page
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -64,9 +66,11 @@ def test_the_pages_with_examples():
     ],
 )
 def test_examples(page, tmp_path, monkeypatch):
-    """In an empty folder, in which a page may leave files."""
+    """In a folder with what the page speaks of, in which it may leave files."""
     if page.name == "plots.md":
         require_large("plotly", '"varscope-core[plots]"')
+    for name, source in FOLDERS.get(page.name, {}).items():
+        shutil.copytree(ROOT / source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)

@@ -16,6 +16,7 @@ from requires import require_ml_dtypes
 
 import varscope as vs
 from varscope.checkpoint import bundle_entries, sorted_tables, tensor_bundle
+from varscope.compat import tf1 as tf
 from varscope.errors import CheckpointError
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "tf1_checkpoints"
@@ -685,3 +686,26 @@ def test_fill(data):
     else:
         assert (counts == 1).all()
         assert len(cut.parts) == len(slices)
+
+
+# --- an old model
+
+
+def test_an_old_model_finds_its_values_by_the_names_of_scopes():
+    def layer(size):
+        with tf.variable_scope(None, default_name="layer"):
+            return tf.get_variable("kernel", [size, 4]), tf.get_variable("bias", [4])
+
+    checkpoint = vs.open(PREFIXES["plain"])
+    size, width = checkpoint["encoder/embed/table"].shape
+    with tf.Graph().as_default() as graph, tf.variable_scope("encoder"):
+        halves = tf.fixed_size_partitioner(2)  # in the file it is in three parts
+        table = tf.get_variable("embed/table", [size, width], partitioner=halves)
+        layers = [layer(checkpoint["encoder/layer/kernel"].shape[0]) for _ in range(3)]
+    vs.restore(graph, PREFIXES["plain"], partial=True, verify=True)
+    with np.load(PREFIXES["plain"].with_name("expected.npz")) as expected:
+        assert (table.numpy() == expected["encoder|embed|table"]).all()
+        for number, (kernel, bias) in enumerate(layers):
+            scope = f"encoder|layer_{number}" if number else "encoder|layer"
+            assert (kernel.numpy() == expected[f"{scope}|kernel"]).all()
+            assert (bias.numpy() == expected[f"{scope}|bias"]).all()

@@ -25,9 +25,10 @@ LAYERS = (
 CELLS = "write the cell as a function that asks tf.get_variable for its kernel and bias"
 INPUTS = "pass arrays as arguments of the function that builds or runs the model"
 FILES = (
-    "pickle.dump(graph, file) keeps a whole graph, and numpy.savez(path, **{v.op_name: v.numpy() "
-    "for v in tf.global_variables()}) the values"
+    "varscope.save(tf.get_default_graph(), path) and varscope.restore(tf.get_default_graph(), "
+    "path), which reads the checkpoints of tf.train.Saver too"
 )
+READING = "varscope.open(path) gives what a checkpoint or a folder of them holds, by name"
 LOGS = "log numbers with a logging library of your choice"
 GRAPH_OF_OPS = "a graph holds variables and names here, no operations; write Python functions"
 SESSIONS = "nothing runs on a device here: write tf.Session() without it"
@@ -187,21 +188,21 @@ ADVICE = {
     "saved_model": FILES,
     "train.Checkpoint": FILES,
     "train.Saver": FILES,
-    "train.get_checkpoint_state": FILES,
+    "train.get_checkpoint_state": READING,
     "train.import_meta_graph": FILES,
     "train.init_from_checkpoint": FILES,
-    "train.latest_checkpoint": FILES,
-    "train.list_variables": FILES,
-    "train.load_variable": FILES,
+    "train.latest_checkpoint": READING,
+    "train.list_variables": READING,
+    "train.load_variable": READING,
     "train.write_graph": FILES,
     "contrib.framework.assign_from_checkpoint": FILES,
     "contrib.framework.assign_from_checkpoint_fn": FILES,
     "contrib.framework.assign_from_values": ASSIGN_EACH,
     "contrib.framework.assign_from_values_fn": ASSIGN_EACH,
     "contrib.framework.init_from_checkpoint": FILES,
-    "contrib.framework.list_variables": FILES,
-    "contrib.framework.load_checkpoint": FILES,
-    "contrib.framework.load_variable": FILES,
+    "contrib.framework.list_variables": READING,
+    "contrib.framework.load_checkpoint": READING,
+    "contrib.framework.load_variable": READING,
     "contrib.framework.zero_initializer": "write v[...] = 0",
     "contrib.slim.assign_from_checkpoint": FILES,
     "contrib.slim.assign_from_checkpoint_fn": FILES,
