@@ -9,6 +9,7 @@ A *name* is a number, a *scope* is a node, a *variable* is a row.  Text exists i
     VariableTable  (node, name id)  ->  row          (12, 3) -> 40          = "layer/w"
     Slabs          row  ->  place                    where its values lie, in an arena or file
     OpNames        (node, name id)  ->  next suffix  which op names are taken
+    Outline        node  ->  nodes and rows below    made when somebody searches
     Marks          which scopes were opened here, for default names
     Frame          one open scope; an immutable link of the stack of a thread or task
     Registry       one graph: the tables above
@@ -258,6 +259,106 @@ cdef class OpNames:
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
 
 
+# --- finding ------------------------------------------------------------------------------------
+# A pattern on the components of op names, taken apart once: see Glob in finding.pxi.
+cdef struct Part:
+    PyObject *text             # borrowed from `texts`
+    unsigned char kind         # LITERAL, WILD, ANY or DEEP
+
+cdef class Glob:
+    cdef tuple texts
+    cdef Part *parts
+    cdef uint32_t count                 # of parts
+    cdef uint32_t words                 # of 64 bits, with a bit for each part and one more
+    cdef uint64_t *deep                 # the bits of **
+    cdef uint64_t *any                  # those of *
+    cdef uint64_t *above                # those of all parts but the last
+    cdef uint32_t head                  # the parts before the first **, or before the last part
+    cdef uint32_t fixed                 # the parts that are not **
+
+# The tables tell what lies above a node or row.  A search goes down too, so it notes the rest: as
+# lists, of which each entry says the next one, or NONE.
+cdef struct Branch:            # by node
+    uint32_t first_child       # the nodes below it,
+    uint32_t next_child        # and the next one of its parent's
+    uint32_t of_name           # the next one of its name
+    uint32_t first_row         # the variables in it
+    uint32_t depth
+
+cdef struct Link:              # by row
+    uint32_t in_node           # the next one in its node
+    uint32_t of_name           # the next one with its last component
+
+cdef struct Bearers:           # by name
+    uint32_t first_node
+    uint32_t first_row         # of those whose last component it is
+
+cdef struct Renamed:           # a variable whose op name is not its path, on no list of rows
+    uint32_t row
+    uint32_t in_node           # the next such one in its node
+    PyObject *leaf             # the last component of its op name; borrowed from `leaves`
+
+cdef class Outline:
+    cdef Branch *branches
+    cdef Link *links
+    cdef Bearers *bearers
+    cdef Renamed *renamed
+    cdef list leaves
+    cdef IdMap renamed_in               # (node, 0) -> the first of the renamed in it
+    cdef uint32_t nodes, rows, names, renames           # so many are noted
+    cdef uint32_t node_room, row_room, name_room, rename_room
+    cdef uint32_t deepest
+    cdef uint32_t removed               # so many rows had been withdrawn by then
+    cdef int catch_up(self, Registry graph) except -1
+    cdef void add_nodes(self, ScopeTree tree) noexcept
+    cdef int add_rows(self, Registry graph) except -1
+    cdef int add_renamed(self, Registry graph, uint32_t row, object suffix) except -1
+    cdef void forget_rows(self) noexcept
+    cdef bint is_renamed(self, uint32_t node, uint32_t row) noexcept
+
+# Sets of states have `words` words each: see Glob.
+cdef class Search:
+    cdef Registry graph
+    cdef Glob glob
+    cdef Outline outline
+    cdef uint32_t nodes, rows, names    # those that were there when it began
+    cdef uint32_t removed
+    cdef uint32_t steps                 # since signals were looked at
+    cdef uint32_t *ids                  # by part: the name that a literal one is, or NONE
+    cdef uint64_t *fitting              # by name: the parts it fits, and whether that is known
+    cdef uint64_t *found                # a bit for each row,
+    cdef size_t first_found, last_found   # all between these words
+    cdef uint32_t *path                 # by depth: a node,
+    cdef uint64_t *reached              # and its states
+    cdef uint64_t *states               # by depth: of the node where the walk is
+    cdef uint32_t *turns                # by depth: the node below that one which is next
+    cdef uint32_t anchor                # the name at which walks begin, or NONE,
+    cdef uint32_t *anchors              # the nodes of that name,
+    cdef uint64_t *walked               # a bit for each where one has been,
+    cdef uint64_t *beyond               # and the states that lie behind it
+    cdef bint run(self, list variables) except -1
+    cdef bint begin(self) except -1
+    cdef bint look_up(self) noexcept
+    cdef bint fill(self, list variables) except -1
+    cdef bint go_on(self) except -1
+    cdef void mark(self, uint32_t row) noexcept
+    cdef const uint64_t *fits(self, uint32_t name) noexcept
+    cdef void compare(self, uint32_t name, uint64_t *bits) noexcept
+    cdef bint leaf_fits(self, PyObject *leaf) noexcept
+    cdef bint step(self, const uint64_t *before, uint32_t name, uint64_t *after) noexcept
+    cdef const uint64_t *reach(self, uint32_t node) noexcept
+    cdef uint32_t rarest(self, uint32_t *bearers) noexcept
+    cdef bint look_at_leaves(self) except -1
+    cdef bint look_at_leaf(self, uint32_t name) except -1
+    cdef bint look_at_renamed(self) except -1
+    cdef bint walk_from(self, uint32_t part, uint32_t count) except -1
+    cdef bint enter(self, uint32_t node) noexcept
+    cdef bint walk(self, uint32_t start) except -1
+    cdef uint32_t first_below(self, uint32_t node, uint32_t depth) noexcept
+    cdef uint32_t next_below(self, uint32_t node, uint32_t depth) noexcept
+    cdef bint look_in(self, uint32_t node, uint32_t depth) except -1
+
+
 # What a call of get_variable asked for, apart from the name: by identity, the shape by value.
 cdef struct Request:
     PyObject *defaults
@@ -296,6 +397,7 @@ cdef class Registry:
     cdef dict derived                   # what was derived from PLAIN here: see Defaults.derive
     cdef dict renamed                   # row -> suffix, where the op name was already taken
     cdef dict partitions                # (node, name) in one int -> what was made in parts
+    cdef Outline outline                # None until somebody searches
     cdef uint64_t serial
     cdef readonly bint finalized
     cdef object __weakref__

@@ -12,13 +12,15 @@ from varscope._scopecore import (
     GraphEntry,
     Registry,
     Spec,
+    find_matching,
     get_default_graph,
+    glob,
     notebook_html,
     register,
     replace_default_graph,
 )
 from varscope.creation import GraphKeys, create_or_share
-from varscope.errors import ArgumentTypeError, InvalidNameError, StorageError
+from varscope.errors import ArgumentTypeError, StorageError
 from varscope.partitioned import Partition, PartitionedVariable, find_partitioned
 from varscope.partitioners import Slicing
 from varscope.regularizers import RegularizationLoss, loss_values
@@ -124,7 +126,13 @@ class Graph(Registry):
         ----------
         pattern : str or compiled regex
             In a str, `*` stands for any characters within a component, `?` for one, and `**` for
-            any number of components.  A regex is matched from the start of the name.
+            any number of components; at the end of the pattern, for one at least.  A regex is
+            matched from the start of the name.
+
+        Raises
+        ------
+        InvalidNameError : ValueError
+            `**` stands beside other characters: it must be a component of its own.
 
         >>> import varscope as vs
         >>> g = vs.Graph()
@@ -134,8 +142,12 @@ class Graph(Registry):
         >>> [v.op_name for v in g.find("a/**/w")]
         ['a/w', 'a/b/w']
         """
-        match = pattern.match if isinstance(pattern, re.Pattern) else glob(pattern).fullmatch
-        return [self._handle(row) for row, name in enumerate(self._op_names()) if match(name)]
+        if isinstance(pattern, re.Pattern):
+            match = pattern.match
+            return [self._handle(row) for row, name in enumerate(self._op_names()) if match(name)]
+        if not isinstance(pattern, str):
+            raise ArgumentTypeError.of("pattern", "a str or a compiled regex", pattern)
+        return find_matching(self, glob(pattern))
 
     def flat(self, dtype: npt.DTypeLike = "float32") -> np.ndarray:
         """All variables of a dtype as one writable vector, in the order of creation.
@@ -388,28 +400,6 @@ class Variables(Sequence[Variable]):
 
     def __repr__(self) -> str:
         return f"<{len(self):,} variables of {self._graph!r}>"
-
-
-def glob(pattern: str) -> re.Pattern[str]:
-    """The regex of a pattern on path components."""
-    if not isinstance(pattern, str):
-        raise ArgumentTypeError.of("pattern", "a str or a compiled regex", pattern)
-    text = ""
-    parts = pattern.split("/")
-    for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        if part == "**":
-            text += ".*" if last else "(?:[^/]+/)*"
-        elif "**" in part:
-            raise InvalidNameError(
-                f"pattern {pattern!r}: '**' must be a component of its own, as in 'a/**/w'",
-                pattern,
-                part,
-            )
-        else:
-            text += "".join({"*": "[^/]*", "?": "[^/]"}.get(c, re.escape(c)) for c in part)
-            text += "" if last else "/"
-    return re.compile(text)
 
 
 def under(path: str, name: object) -> bool:
