@@ -214,6 +214,28 @@ def searched_in_dict(data):
     return clock() - start
 
 
+def scope_patterns(data):
+    """One for each of eight scopes, from all over the graph."""
+    step = max(1, len(data.scopes) // 8)
+    return [f"{scope}/w?" for scope in data.scopes[::step][:8]]
+
+
+def scopes_searched(data):
+    graph, patterns = data.graph, scope_patterns(data)
+    start = clock()
+    for pattern in patterns:
+        graph.find(pattern)
+    return clock() - start
+
+
+def scopes_searched_in_dict(data):
+    d, patterns = data.paths, scope_patterns(data)
+    start = clock()
+    for pattern in patterns:
+        fnmatch.filter(d, pattern)
+    return clock() - start
+
+
 # --- opened -------------------------------------------------------------------------------------
 
 
@@ -401,6 +423,10 @@ def each_scope(data):
     return len(data.scopes)
 
 
+def each_pattern(data):
+    return len(scope_patterns(data))
+
+
 def each_sibling(data):
     return SIBLINGS
 
@@ -446,6 +472,10 @@ FULL_NAME = Case("full name", "v.op_name", full_name, "prefix + name", joined_na
 FIND = Case(
     "find", 'g.find("**/w1")', searched, 'fnmatch.filter(d, "*/w1")', searched_in_dict, each_name
 )
+FIND_SCOPE = Case(
+    "find, one scope", 'g.find(scope + "/w?")', scopes_searched,
+    'fnmatch.filter(d, scope + "/w?")', scopes_searched_in_dict, each_pattern,
+)  # fmt: skip
 OPENED = Case("opened", "with variable_scope(name)", opened, LOCK, locked, each_scope)
 BY_OBJECT = Case(
     "opened, object", "with variable_scope(scope)", opened_by_object, LOCK, locked, each_scope
@@ -470,7 +500,7 @@ MODEL = Case(
 )  # fmt: skip
 
 # Those that depend on how many names there are, and those that do not.
-AT_SIZES = [FOUND, HELD, SHAPED, AUTO_REUSE, CREATED, FULL_NAME, FIND, OPENED, BY_OBJECT,
-            WITH_OPTIONS, NAME_SCOPE]  # fmt: skip
+AT_SIZES = [FOUND, HELD, SHAPED, AUTO_REUSE, CREATED, FULL_NAME, FIND, FIND_SCOPE, OPENED,
+            BY_OBJECT, WITH_OPTIONS, NAME_SCOPE]  # fmt: skip
 AT_ONE_SIZE = [SIBLINGS_FIRST, SIBLINGS_LATE, NESTED, MODEL]
 CASES = [*AT_SIZES, *AT_ONE_SIZE]

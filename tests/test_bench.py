@@ -41,8 +41,8 @@ def numbers(output):
 # --- names for life -----------------------------------------------------------------------------
 
 AT_SIZES = [
-    "found", "found, held", "found, shape", "auto reuse", "created", "full name", "find", "opened",
-    "opened, object", "opened, options", "name scope",
+    "found", "found, held", "found, shape", "auto reuse", "created", "full name", "find",
+    "find, one scope", "opened", "opened, object", "opened, options", "name scope",
 ]  # fmt: skip
 AT_ONE_SIZE = ["default name", "default name, late", "nested", "model"]
 FAST = [*AT_ONE_SIZE, *(f"{name}, 16 thousand" for name in AT_SIZES)]
@@ -232,6 +232,15 @@ def test_find(bench, small, log):
     wanted = [("found", [f"scope_{i}/w1" for i in range(3)])]
     assert taken(log, case.run, small) == wanted
     assert taken(log, case.run_beside, small) == wanted
+
+
+def test_find_in_scopes(bench, small, log):
+    case = bench.cases.FIND_SCOPE
+    assert case.statements(small) == 3
+    wanted = [("found", [f"scope_{i}/w{j}" for j in range(10)]) for i in range(3)]
+    assert taken(log, case.run, small) == wanted
+    assert taken(log, case.run_beside, small) == wanted
+    assert case.statements(bench.cases.Data()) == 8
 
 
 @pytest.mark.parametrize("case", ["OPENED", "BY_OBJECT", "WITH_OPTIONS", "NAME_SCOPE"])
