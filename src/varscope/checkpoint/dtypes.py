@@ -15,7 +15,7 @@ from varscope.errors import ArgumentTypeError
 # Texts come from files, and `numpy.dtype` takes more than names: code for shapes, old names that it
 # warns of, objects.  Only these come near it.
 NAME = re.compile(
-    r"(bool|(u?int|b?float|complex)[1-9][0-9]{0,3}(_[a-z0-9]{1,20})?|str|bytes|void"
+    r"(bool|(u?int|b?(float|complex))[1-9][0-9]{0,3}(_[a-z0-9]{1,20})?|str|bytes|void"
     r"|[<>|=][biufcmMSUV][0-9]{1,9}(\[[A-Za-z0-9]{1,20}\])?|(datetime|timedelta)64(\[\w{1,20}\])?)"
 )
 

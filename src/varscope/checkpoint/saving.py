@@ -48,7 +48,6 @@ FOREIGN = re.compile(r".*\.(ckpt(-\d+)?|index|json|pt|pth|bin|npz|h5|gguf)", re.
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 LONGEST_HEADER = 100_000_000  # bytes; readers refuse longer ones
 LONG_HEADER = 90_000_000  # from here on another file is begun
-MANY = 1 << 16  # bytes of a tensor, on average, from which on its checksum is taken aside
 MAKE_IT = (
     'varscope.save writes with the safetensors library: pip install "varscope-core[checkpoints]"'
 )
@@ -466,9 +465,14 @@ class Tensors:
         handle, storage, rows = self.graph._handle, self.graph.storage, self.rows
         slabs = storage if isinstance(storage, SlabStorage) else None
         kinds = self.kinds[places].tolist()
-        arrays = []
+        # NumPy gives elements of no bytes some.
+        without = {number for number, kind in enumerate(self.table) if kind.nbytes == 0}
+        arrays: list[np.ndarray] = []
         for place, kind in zip(places, kinds, strict=True):
             row, start = rows[place], None
+            if kind in without:
+                arrays.append(np.empty(0))
+                continue
             if row < 0:
                 arrays.append(self.made(self.others[-1 - row]))
                 continue
@@ -613,27 +617,20 @@ class Writing:
             report(done, total)
 
     def write(self, file: str, helpers: Executor | None) -> None:
-        """Write one file; checksums of large tensors are taken by a helper at the same time."""
+        """Write one file; a helper takes the checksums at the same time."""
         places = self.tensors.sorted(self.files[file])
         arrays = self.tensors.arrays(places)
         if [array.nbytes for array in arrays] != self.tensors.nbytes_of[places].tolist():
             raise CheckpointError.of(self.target, None, "a shape changed while it was saved")
-        summing = None
-        if helpers is not None and sum(array.nbytes for array in arrays) > MANY * len(arrays):
-            summing = helpers.submit(checksums, arrays)
-        else:
-            sums = checksums(arrays)
-        facts = self.facts(places)
+        summing = None if helpers is None else helpers.submit(checksums, arrays)
+        specs, facts = self.specs(places, locate(arrays)), self.facts(places)
         path, known = self.place.path / file, library()
         with told_of(self.target):
             try:
-                known.serialize_file(
-                    self.specs(places, addresses), path, metadata=metadata(facts, len(places))
-                )
+                known.serialize_file(specs, path, metadata=metadata(facts, len(places)))
             except known.SafetensorError as error:
                 raise as_system_error(error, self.target) from error
-            if summing is not None:
-                sums = summing.result()
+            sums = checksums(arrays) if summing is None else summing.result()
             self.complete(path, facts, sums)
 
     def specs(self, places: list[int], addresses: list[int]) -> dict[str, Any]:
