@@ -251,7 +251,8 @@ DOCSTRINGS = list(docstring_examples())
         for test in DOCSTRINGS
     ],
 )
-def test_the_examples_in_docstrings(test):
+def test_the_examples_in_docstrings(test, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some leave files
     if test.name == "varscope.plots.treemap":
         require_large("plotly", '"varscope-core[plots]"')
     report = []

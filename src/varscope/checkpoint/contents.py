@@ -432,7 +432,7 @@ def common(wanted: Part, block: Part) -> tuple[tuple[slice, ...], tuple[slice, .
     >>> from varscope.checkpoint import contents
     >>> wanted, _ = Part.of_whole((9,))[::-2]
     >>> contents.common(wanted, Part.within((9,), (3,), (4,)))
-    ((slice(2, 3, 1),), (slice(1, None, -2),))
+    ((slice(1, 3, 1),), (slice(3, None, -2),))
     """
     here: list[slice] = []
     offset, shape = [], []
