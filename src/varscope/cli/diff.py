@@ -1,0 +1,183 @@
+"""``varscope diff``: what differs between two models, folded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from varscope import folding
+from varscope.checkpoint.comparing import (
+    Changed,
+    ChangedValues,
+    Comparison,
+    Listing,
+    Renamed,
+    compare,
+)
+from varscope.cli import models, printing
+from varscope.cli.failures import STATUS_FAILED
+from varscope.cli.printing import ARROW, Column, safe, times
+from varscope.progress import as_report
+from varscope.summary import format_type
+
+NUMBERS = re.compile("[0-9]+")
+NAME, TYPE = Column("", "<", "bold"), Column("type", "<", "cyan")
+COUNT = Column("count", ">", "green")
+
+
+def diff(
+    targets: tuple[str, str], settings: Sequence[str], rtol: float, atol: float, as_json: bool
+) -> int:
+    """Compare two models; the status says whether they differ."""
+    with models.opened(targets, settings, as_json) as (a, b), as_report(None, "diff") as report:
+        found = compare(a, b, rtol=rtol, atol=atol, progress=report)
+    if as_json:
+        printing.print_json(document(targets, found))
+    else:
+        print_sections(found)
+        printing.print_pairs(totals(targets, found))
+    return 0 if found.same else STATUS_FAILED
+
+
+# --- for programs
+
+
+def document(targets: tuple[str, str], found: Comparison) -> dict[str, Any]:
+    """All that differs, tensor by tensor."""
+    return {
+        "a": targets[0],
+        "b": targets[1],
+        "same": found.same,
+        "tensors": [len(found.a.names), len(found.b.names)],
+        "compared": found.compared,
+        "removed": found.removed,
+        "added": found.added,
+        "renamed": [each._asdict() for each in found.renamed],
+        "shapes": [each._asdict() for each in found.shapes],
+        "dtypes": [each._asdict() for each in found.dtypes],
+        "values": [finite(each._asdict()) for each in found.values],
+    }
+
+
+def finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinite numbers: they are texts there."""
+    for key in ("absolute", "relative"):
+        if fields[key] == float("inf"):
+            fields[key] = "inf"
+    return fields
+
+
+# --- for people
+
+
+def print_sections(found: Comparison) -> None:
+    """A table for each way in which they differ."""
+    section("removed", [TYPE, COUNT], folded(found.removed, found.a))
+    section("added", [TYPE, COUNT], folded(found.added, found.b))
+    section(
+        "renamed (a guess)",
+        [TYPE, COUNT, Column("by", "<", "")],
+        renamed_rows(found.renamed, found.a),
+    )
+    for title, changes, text in (
+        ("other shapes", found.shapes, shape_text),
+        ("other dtypes", found.dtypes, safe),
+    ):
+        section(title, [TYPE, COUNT], changed_rows(changes, text))
+    columns = [TYPE, COUNT, *(Column(title, ">", "") for title in VALUE_TITLES)]
+    section("other values", columns, value_rows(found.values))
+
+
+VALUE_TITLES = ("elements", "absolute", "relative")
+
+
+def section(title: str, columns: list[Column], rows: Iterable[list[str]]) -> None:
+    """A titled table, where it has rows."""
+    rows = list(rows)
+    if rows:
+        printing.print_table([NAME._replace(title=title), *columns], rows)
+        printing.print_lines([[]])
+
+
+def kinds_of(names: Iterable[str], listing: Listing) -> dict[str, tuple[str, Any]]:
+    """Dtype and shape of some names."""
+    chosen = set(names)
+    columns = zip(listing.names, listing.dtype_names, listing.shapes, strict=True)
+    return {name: (dtype, shape) for name, dtype, shape in columns if name in chosen}
+
+
+def folded(names: list[str], listing: Listing) -> Iterator[list[str]]:
+    """The cells of names that are on one side only."""
+    kinds = kinds_of(names, listing) if names else {}
+    for pattern, kind, count in folding.fold((name, kinds[name]) for name in names):
+        yield [pattern, safe(format_type(*kind)), times(count)]
+
+
+def changed_rows(changes: list[Changed], text: Any) -> Iterator[list[str]]:
+    for pattern, (old, new), count in folding.fold((c.name, (c.old, c.new)) for c in changes):
+        yield [pattern, f"{text(old)} {ARROW} {text(new)}", times(count)]
+
+
+def shape_text(shape: Any) -> str:
+    return format_type("", shape)
+
+
+def value_rows(values: list[ChangedValues]) -> Iterator[list[str]]:
+    """The largest differences of all the tensors in a row."""
+    by_name = {each.name: each for each in values}
+    items = ((each.name, (each.dtype, each.shape)) for each in values)
+    for pattern, kind, count in folding.fold(items):
+        those = list(map(by_name.__getitem__, folding.expand(pattern)))
+        yield [
+            pattern,
+            safe(format_type(*kind)),
+            times(count),
+            f"{sum(each.elements for each in those):,}",
+            largest(each.absolute for each in those),
+            largest(each.relative for each in those),
+        ]
+
+
+def largest(differences: Iterable[float | None]) -> str:
+    """The largest of some differences; nothing of what has none."""
+    known = [each for each in differences if each is not None]
+    return f"{max(known):.3g}" if known else ""
+
+
+def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]]:
+    """Old and new names, folded together where they go through the same numbers."""
+    new_name = {each.old: each.new for each in renamed}
+    kinds = kinds_of(new_name, listing) if renamed else {}
+    # What becomes of one row is of one kind, has one reason and new names of one form.
+    items = ((each.old, (kinds[each.old], each.by, NUMBERS.sub("", each.new))) for each in renamed)
+    for pattern, (kind, by, _), count in folding.fold(items):
+        olds = list(folding.expand(pattern))
+        news = [new_name[old] for old in olds]
+        rows = folding.fold((new, None) for new in news)
+        if len(rows) == 1 and list(folding.expand(rows[0][0])) == news:
+            pairs = [(pattern, rows[0][0], times(count))]
+        else:
+            pairs = [
+                (folding.escaped(old), folding.escaped(new), "")
+                for old, new in zip(olds, news, strict=True)
+            ]
+        for old, new, how_often in pairs:
+            yield [f"{old} {ARROW} {new}", safe(format_type(*kind)), how_often, by]
+
+
+def totals(targets: tuple[str, str], found: Comparison) -> Iterator[tuple[str, str]]:
+    """How much differs in all."""
+    for target, listing in zip(targets, (found.a, found.b), strict=True):
+        yield safe(target), f"{len(listing.names):,} tensors"
+    counts: list[tuple[Sequence[Any], str]] = [
+        (found.removed, "removed"),
+        (found.added, "added"),
+        (found.renamed, "renamed"),
+        (found.shapes, "of another shape"),
+        (found.dtypes, "of another dtype"),
+    ]
+    said = [f"{len(those):,} {what}" for those, what in counts if those]
+    if found.compared or found.values:
+        said.append(f"{len(found.values):,} of {found.compared:,} compared have other values")
+    yield "same" if found.same else "different", ", ".join(said) or "names and shapes"
