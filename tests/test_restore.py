@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import textwrap
@@ -25,6 +24,7 @@ from varscope.errors import (
     NameMapError,
     RestoreError,
 )
+from varscope.storage import SlabStorage
 
 safetensors = require("safetensors.numpy", "safetensors")
 
@@ -71,7 +71,13 @@ def path(tmp_path):
 def seen(graph):
     """All that a failed restore has to leave as it was."""
     return [
-        (v.op_name, v.initialized, v.version, v.shape, v.numpy().tobytes() if v.initialized else None)
+        (
+            v.op_name,
+            v.initialized,
+            v.version,
+            v.shape,
+            v.numpy().tobytes() if v.initialized else None,
+        )
         for v in graph.variables
     ]
 
@@ -249,7 +255,7 @@ def built(model, cut, storage):
 
 
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     model=models(),
@@ -304,7 +310,6 @@ def test_narrow_floats(dtype, kind, tmp_path):
 @pytest.mark.parametrize("dtype", ["complex128", "S3", "U2", ">f4", "M8[s]", "f4,i2"])
 @pytest.mark.parametrize("kind", ["heap", "arena"])
 def test_dtypes_that_the_format_lacks(dtype, kind, tmp_path):
-    value = np.arange(6).reshape(2, 3).astype("i4").view("V4").astype("V4")
     value = np.frombuffer(bytes(range(1, 97)) * 9, np.dtype(dtype), 6).reshape(2, 3)
     if np.dtype(dtype).kind == "U":
         value = np.full((2, 3), "é", dtype)
@@ -353,7 +358,8 @@ def test_casts(path, stored, dtype, least, kind):
 
 
 @pytest.mark.parametrize(
-    ("cast", "kind"), [(True, ArgumentTypeError), (1, ArgumentTypeError), ("no", ArgumentValueError)]
+    ("cast", "kind"),
+    [(True, ArgumentTypeError), (1, ArgumentTypeError), ("no", ArgumentValueError)],
 )
 def test_a_cast_that_is_none(path, cast, kind):
     with pytest.raises(kind, match="cast must be None, 'safe', 'same_kind' or 'unsafe'"):
@@ -393,7 +399,9 @@ def test_one_error_lists_all_that_differs(path):
     assert error.shapes == {"a/w": ((4, 3), (3, 4))}
     assert error.dtypes == {"a/none": (np.dtype("float64"), np.dtype("float32"))}
     assert error.path == str(path) and error.tensor is None
-    assert str(error) == textwrap.dedent(f"""\
+    assert (
+        str(error)
+        == textwrap.dedent(f"""\
         checkpoint {path} does not fit the graph, and nothing was restored:
           1 variable has no tensor:
             a/scala  float32[]  (is it 'a/scalar' in the file?)
@@ -404,10 +412,11 @@ def test_one_error_lists_all_that_differs(path):
           1 variable has another dtype than its tensor:
             a/none  float64 here, float32 in the file
         to restore what is there on both sides, write partial=True
-        where names differ, write a name map, as in names={{'name in the file': 'name of the variable'}}
+        where names differ, write a name map, as in names={{'name in the file': 'variable'}}
         to convert dtypes, write cast='safe'
-        a tensor goes only into a variable of its shape: a name map can change shapes, or leave it out
-        """).rstrip()  # noqa: E501
+        shapes must be equal: a name map can change that of a tensor, or leave it out
+        """).rstrip()
+    )
     assert seen(graph) == before
     copied = pickle.loads(pickle.dumps(error))
     assert str(copied) == str(error) and copied.shapes == error.shapes
@@ -443,7 +452,7 @@ def test_a_name_that_no_graph_would_have_is_shown_escaped(path):
     safetensors.save_file({"w\x1b[2J\n": np.zeros(1, "float32")}, path)
     with pytest.raises(RestoreError) as caught:
         vs.restore(vs.Graph(), path)
-    assert "\x1b" not in str(caught.value) and "w\\x1b[2J\\n" in str(caught.value)
+    assert "\x1b" not in str(caught.value) and "w\\x1b\\[2J\\x0a" in str(caught.value)
 
 
 def test_a_fit_reads_no_values_and_says_the_same(path, monkeypatch):
@@ -451,9 +460,7 @@ def test_a_fit_reads_no_values_and_says_the_same(path, monkeypatch):
     graph = graph_of({"a/w": ((3, 4), "float32"), "more": ((2,), "float32")})
     found = fit(graph, path)
     assert found.restored == ["a/w"] and found.missing == ["more"]
-    assert found.left_over == [name for name in arrays() if name != "a/w"] or set(
-        found.left_over
-    ) == set(arrays()) - {"a/w"}
+    assert set(found.left_over) == set(arrays()) - {"a/w"}
     assert found.error(partial=True) is None
     assert "1 variable has no tensor" in str(found.error())
     assert "1 fit, 1 missing, 5 left over" in repr(found)
@@ -521,7 +528,7 @@ def test_several_sources_and_open_checkpoints(path, tmp_path):
         vs.restore(graph, [tmp_path / "first.safetensors", opened])
         assert len(opened) and opened["b/ints"].value() is not None  # it is the caller's
     assert_equal(graph, values)
-    with pytest.raises(NameMapError, match="'a/w' is in more than one of the sources"):
+    with pytest.raises(NameMapError, match=r"'a/\w+' is in more than one of the sources"):
         vs.restore(graph, [path, tmp_path / "first.safetensors"])
 
 
@@ -610,12 +617,12 @@ STEPS = [
     (restoring, "Content"),
     (restoring, "put_in_places"),
     (restoring, "commit_values"),
-    (vs.storage.SlabStorage if hasattr(vs, "storage") else vs.Arena, "claim"),
+    (SlabStorage, "claim"),
     (np, "empty"),
 ]
 
 
-@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("initialized", [False, True])
 @pytest.mark.parametrize("kind", STORAGES)
 def test_whatever_fails_leaves_all_as_it_was(path, kind, initialized, error, tmp_path):
@@ -659,7 +666,7 @@ with vs.open(path) as checkpoint:
     like = {name: checkpoint[name].shape for name in checkpoint}
 first = last = 0
 draw = random.Random(1)
-for turn in range(60):
+for turn in range(int(sys.argv[4])):
     graph = vs.Graph(seed=1, storage=kind)
     with graph.as_default():
         for name, shape in like.items():
@@ -692,7 +699,7 @@ def test_an_interrupt_at_any_time(tmp_path, kind, initialized):
     values = {f"small/v{i}": np.full(5, 7, "float32") for i in range(3000)}
     values |= {f"large/v{i}": np.full(ELEMENTS * 10, 7, "float32") for i in range(3)}
     safetensors.save_file(values, file)
-    run_child(INTERRUPTED, file, kind, initialized)
+    run_child(INTERRUPTED, file, kind, initialized, 20)
 
 
 def run_child(program, *arguments, **settings):
@@ -839,14 +846,16 @@ def test_flipped_bits_are_found_on_demand(tmp_path, kind):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", STORAGES)
-def test_who_reads_meanwhile_sees_first_values_and_then_those_of_the_file(path, kind, threads, tmp_path):
+def test_who_reads_meanwhile_sees_first_values_and_then_those_of_the_file(
+    path, kind, threads, tmp_path
+):
     """Nobody waits for a restore, not even a function that it calls."""
     graph = graph_of(arrays(), kind, tmp_path)
     other = graph_of(arrays())
     read = {}
 
     def progress(done, total):
-        for v in graph.variables if done < total else ():
+        for v in graph.variables:
             read.setdefault(v.op_name, v.value().copy())
 
     restoring_reports(graph, path, progress, threads)
@@ -903,7 +912,7 @@ def test_a_restore_within_a_restore(path, kind, tmp_path):
 def test_threads_that_restore_read_and_initialize_at_once(path, kind, tmp_path):
     other = tmp_path / "other.safetensors"
     safetensors.save_file(arrays(1), other)
-    for turn in range(10):
+    for turn in range(5):
         graph = graph_of(arrays(), kind, tmp_path / str(turn))
         barrier, errors = threading.Barrier(4), []
 

@@ -10,13 +10,13 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from varscope import shapes, summary
+from varscope import folding, shapes
 from varscope._scopecore import Spec, spec_numbers
 from varscope.checkpoint.contents import Checkpoint, readable_dtype
 from varscope.checkpoint.opening import open as open_checkpoint
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 CASTS = ("safe", "same_kind", "unsafe")
 SHOWN = 10  # lines of each group in an error
+TIMES = "\N{MULTIPLICATION SIGN}"
+SAMPLE = 2000  # names that show whether folding helps
 CANDIDATES = 200  # names that are compared with one that is missing
-
 
 
 def none() -> npt.NDArray[np.int64]:
@@ -322,9 +323,7 @@ def check_arguments(graph: Any, cast: Any) -> None:
         raise ArgumentTypeError.of("graph", "a varscope.Graph", graph)
     if cast is not None and cast not in CASTS:
         which = ArgumentValueError if isinstance(cast, str) else ArgumentTypeError
-        raise which.of(
-            "cast", "None, 'safe', 'same_kind' or 'unsafe', as for numpy.can_cast", cast
-        )
+        raise which.of("cast", "None, 'safe', 'same_kind' or 'unsafe', as for numpy.can_cast", cast)
 
 
 def fitted(wanted: Wanted, tensors: Tensors, cast: str | None) -> Fit:
@@ -343,7 +342,7 @@ def fitted(wanted: Wanted, tensors: Tensors, cast: str | None) -> Fit:
     kinds, which = kinds_of_pairs(wanted, tensors, rows, numbers, cast)
     fits = np.array([type(kind) is Kind for kind in kinds], bool)[which]
     for row, number in zip(rows[~fits].tolist(), which[~fits].tolist(), strict=True):
-        for attribute, fact in kinds[number].items():  # type: ignore[union-attr]
+        for attribute, fact in kinds[number].items():
             getattr(found, attribute)[names[row]] = fact
     found.rows, found.numbers, found.which = rows[fits], numbers[fits], which[fits]
     found.kinds = kinds
@@ -355,21 +354,22 @@ def fitted(wanted: Wanted, tensors: Tensors, cast: str | None) -> Fit:
 
 def kinds_of_pairs(
     wanted: Wanted, tensors: Tensors, rows: np.ndarray, numbers: np.ndarray, cast: str | None
-) -> tuple[list[Kind | dict[str, tuple[Any, Any]]], np.ndarray]:
+) -> tuple[list[Any], np.ndarray]:
     """What becomes of each pair of variable and tensor: its verdict's place in a list."""
     alike, of_tensor = numbered(zip(tensors.dtypes, tensors.shapes, strict=True))
     # Shards are of a spec too, and of a place in the whole: these are told apart.
-    parts, of_part = numbered(wanted.parts.get(row) for row in rows.tolist()) if wanted.parts else (
-        [None],
-        np.zeros(len(rows), np.int64),
-    )
+    parts: list[Any] = [None]
+    of_part = np.zeros(len(rows), np.int64)
+    if wanted.parts:
+        parts, of_part = numbered(wanted.parts.get(row) for row in rows.tolist())
     specs = np.asarray(wanted.specs, np.int64)[rows]
     codes = (specs * len(parts) + of_part) * max(1, len(alike)) + of_tensor[numbers]
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
-    return [
-        judged(wanted.all_specs[specs[at]], parts[of_part[at]], *alike[of_tensor[numbers[at]]], cast)
-        for at in first.tolist()
-    ], which.reshape(-1)
+    kinds = []
+    for at in first.tolist():
+        dtype, shape = alike[of_tensor[numbers[at]]]
+        kinds.append(judged(wanted.all_specs[specs[at]], parts[of_part[at]], dtype, shape, cast))
+    return kinds, which.reshape(-1)
 
 
 def numbered(values: Iterable[Any]) -> tuple[list[Any], np.ndarray]:
@@ -388,9 +388,7 @@ def judged(
     if not shapes.is_compatible(asked, shape):
         facts["shapes"] = asked, shape
     if stored != spec.dtype and not (
-        cast is not None
-        and isinstance(stored, np.dtype)
-        and shapes.fits(stored, spec.dtype, cast)
+        cast is not None and isinstance(stored, np.dtype) and shapes.fits(stored, spec.dtype, cast)
     ):
         facts["dtypes"] = spec.dtype, stored
     if facts:
@@ -409,12 +407,17 @@ def described(found: Fit, partial: bool) -> Iterator[str]:
         yield f"checkpoint {found.path} has nothing in common with the graph:"
     else:
         yield f"checkpoint {found.path} does not fit the graph, and nothing was restored:"
-    yield from group(missing, "variable has", "variables have", "no tensor", near(missing, left_over))
-    yield from group(left_over, "tensor has", "tensors have", "no variable", {})
+    rows = folded(missing)
+    proposals = near(missing, left_over, [pattern for pattern, *_ in rows[:SHOWN]])
+    yield from group(rows, "variable has", "variables have", "no tensor", kind_text, proposals)
+    yield from group(folded(left_over), "tensor has", "tensors have", "no variable", kind_text)
     unused = dict.fromkeys(found._unused, (None, None))
-    yield from group(unused, "tensor is", "tensors are", "matched by no rule of names=", {})
-    yield from group(found.shapes, "shape", "shapes", "other than in the file", {}, differing)
-    yield from group(found.dtypes, "dtype", "dtypes", "other than in the file", {}, differing)
+    by_no_rule = "matched by no rule of names="
+    yield from group(folded(unused), "tensor is", "tensors are", by_no_rule, kind_text)
+    for which, facts in ("shape", found.shapes), ("dtype", found.dtypes):
+        one, many = f"variable has another {which}", f"variables have other {which}s"
+        rest = "than its tensor" if len(facts) == 1 else "than their tensors"
+        yield from group(folded(facts), one, many, rest, differing)
     yield from advice(found, partial)
 
 
@@ -422,19 +425,13 @@ def advice(found: Fit, partial: bool) -> Iterator[str]:
     if (found.missing or found.left_over) and not partial:
         yield "to restore what is there on both sides, write partial=True"
     if found.missing and found._details["left_over"]:
-        yield (
-            "where names differ, write a name map, as in names={'name in the file': 'name of the "
-            "variable'}"
-        )
+        yield "where names differ, write a name map, as in names={'name in the file': 'variable'}"
     if found._unused:
         yield 'to leave out what no rule takes, write a last rule {"glob": "**", "drop": True}'
     if found.dtypes:
         yield castable(found.dtypes.values())
     if found.shapes:
-        yield (
-            "a tensor goes only into a variable of its shape; leave such names out with "
-            "partial=True and a name map, or reshape with one"
-        )
+        yield "shapes must be equal: a name map can change that of a tensor, or leave it out"
 
 
 def castable(pairs: Iterable[tuple[Any, Any]]) -> str:
@@ -465,38 +462,46 @@ def kind_text(fact: tuple[Any, Any]) -> str:
     return f"{dtype}[{sizes}]"
 
 
+def folded(facts: Mapping[str, tuple[Any, Any]]) -> list[tuple[str, Any, int]]:
+    """(pattern of names, fact, how many): where they are many, those that are alike in one.
+
+    Folding half a million names that are not alike takes long, and helps nobody: some show it.
+    """
+    if len(facts) > SHOWN:
+        if len(facts) <= SAMPLE:
+            return folding.fold(facts.items())
+        if 2 * len(folding.fold(itertools.islice(facts.items(), SAMPLE))) < SAMPLE:
+            return folding.fold(facts.items())
+    return [(folding.escaped(name), fact, 1) for name, fact in facts.items()]
+
+
+def cut(pattern: str) -> str:
+    """A pattern for a line; one of many numbers without a pattern may be megabytes."""
+    return pattern if len(pattern) <= 150 else f"{pattern[:130]}... ({len(pattern):,} characters)"
+
+
 def group(
-    facts: Mapping[str, tuple[Any, Any]],
+    rows: Sequence[tuple[str, Any, int]],
     one: str,
     many: str,
     rest: str,
-    proposals: Mapping[str, str],
-    text: Any = kind_text,
+    text: Callable[[Any], str],
+    proposals: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """A line that counts, and a line for each of the first ones, those that are alike folded."""
-    if not facts:
+    """A line that counts, and a line for each of the first rows."""
+    total = sum(count for *_, count in rows)
+    if not total:
         return
-    yield f"  {len(facts):,} {one if len(facts) == 1 else many} {rest}:"
-    rows = folded(facts)
+    yield f"  {total:,} {one if total == 1 else many} {rest}:"
     for pattern, fact, count in rows[:SHOWN]:
-        line = f"    {pattern}  {text(fact)}".rstrip()
-        line += f"  ×{count:,}" if count > 1 else ""
-        if pattern in proposals:
+        line = f"    {cut(pattern)}  {text(fact)}".rstrip()
+        line += f"  {TIMES}{count:,}" if count > 1 else ""
+        if proposals and pattern in proposals:
             line += f"  (is it {shown(proposals[pattern])} in the file?)"
         yield line
     left = sum(count for *_, count in rows[SHOWN:])
     if left:
         yield f"    ... and {left:,} more"
-
-
-def folded(facts: Mapping[str, tuple[Any, Any]]) -> list[tuple[str, Any, int]]:
-    """(pattern of names, fact, how many): names that are alike in one line, where that helps."""
-    if len(facts) > SHOWN:
-        try:
-            return list(summary._fold_paths((name, fact) for name, fact in facts.items()))
-        except ValueError:
-            pass  # names that no graph would take
-    return [(name if name.isprintable() else shown(name), fact, 1) for name, fact in facts.items()]
 
 
 # --- names that may be meant
@@ -510,15 +515,16 @@ def last(name: str) -> str:
 
 
 def near(
-    missing: Mapping[str, tuple[Any, Any]], left_over: Mapping[str, tuple[Any, Any]]
+    missing: Mapping[str, tuple[Any, Any]],
+    left_over: Mapping[str, tuple[Any, Any]],
+    names: Iterable[str],
 ) -> dict[str, str]:
-    """For the missing names that an error shows: the name in the file that may be meant.
+    """For some missing names: the name in the file that may be meant.
 
     Comparing texts takes long, so each is compared with a few only: names with the same last
     component and the same numbers, then such of the same shape.
     """
-    rows = folded(missing)[:SHOWN] if missing and left_over else []
-    asked = [name for name, _, count in rows if count == 1 and name in missing]
+    asked = [name for name in names if name in missing and left_over]
     close: dict[Any, list[str]] = {}
     for name in asked:
         numbers = tuple(NUMBERS.findall(name))
@@ -540,6 +546,8 @@ def near(
             close[leaf, numbers], close[shape, numbers], close[leaf], close[shape]
         )
         best = difflib.get_close_matches(name, dict.fromkeys(names), 1, 0.6)
+        if f"{name}/part_0" in left_over:  # shards that somebody has written one by one
+            best = [f"{name}/part_0"]
         if best:
             found[name] = best[0]
     return found

@@ -237,7 +237,8 @@ class Run:
         threads: int,
         report: Progress | None,
     ) -> None:
-        self.graph, self.storage = graph, graph.storage
+        self.graph = graph
+        self.storage: Any = graph.storage
         self.in_slabs = not isinstance(graph.storage, Heap)
         self.tensors, self.names = tensors, wanted.names
         self.rows: list[int] = found.rows.tolist()
@@ -284,6 +285,7 @@ class Run:
             todo = list(range(len(self.handles)))
             while todo:
                 self.stage(todo)
+                self.tell(self.total)  # what it raises comes before anything is changed
                 todo = self.commit()
         except BaseException:
             for i, spec in self.opened.items():
@@ -295,7 +297,6 @@ class Run:
                 end_filling(self.storage._fillings, claim)
             if self.holds_places:
                 self.storage.restoring.release()
-        self.tell(self.total)
 
     # --- what there is to do
     def stage(self, targets: list[int]) -> None:
@@ -373,9 +374,9 @@ class Run:
         chosen: list[int] = targets.tolist()
         start = int(self.offsets[chosen[0]])
         stops = self.offsets[targets] + self.sizes[targets]
-        data = np.empty(int(stops.max()) - start, np.uint8)
+        data: Any = np.empty(int(stops.max()) - start, np.uint8)
         file = self.places.files[self.files[chosen[0]]]
-        file.read(start, memoryview(data), self.tensor(chosen[0]))
+        file.read(start, data.data, self.tensor(chosen[0]))
         offsets = self.offsets[targets] - start
         if self.holds_places:
             others = self.put(chosen, data, offsets)
@@ -394,31 +395,27 @@ class Run:
         self.deliver(i, array)
 
     def stretch(self, task: tuple[int, np.ndarray, int, int], slot: int) -> None:
-        i, array, first, last = task
-        self.copy(i, array, first, last, slot, self.claims.get(i))
+        """Some elements of a large tensor."""
+        self.copy(*task, slot)
 
-    def copy(
-        self, i: int, array: Any, first: int, last: int, slot: int, claim: Filling | None = None
-    ) -> None:
+    def copy(self, i: int, array: np.ndarray, first: int, last: int, slot: int) -> None:
         """Read some elements of a tensor to where they belong, a block at a time."""
         kind, start = self.kinds[i], int(self.offsets[i])
         file, tensor = self.places.files[self.files[i]], self.tensor(i)
         flat, itemsize = array.reshape(-1), kind.stored.itemsize
         step = max(1, BLOCK // max(1, itemsize))
-        scratch = None if kind.plain else np.empty(min(step, last - first), kind.stored)
+        scratch = flat[:0] if kind.plain else np.empty(min(step, last - first), kind.stored)
         for begin in range(first, last, step):
-            if self.stopped:
-                return
             end = min(begin + step, last)
-            into = flat[begin:end] if scratch is None else scratch[: end - begin]
-            reading = file.read, start + begin * itemsize, memoryview(as_bytes(into)), tensor
-            if scratch is not None:
-                reading[0](*reading[1:])
-                reading = np.copyto, flat[begin:end], into, "unsafe"  # type: ignore[assignment]
-            if claim is None:
-                reading[0](*reading[1:])
-            elif not claim.write(*reading):
-                return  # somebody wants first values: it is read again
+            into = flat[begin:end] if kind.plain else scratch[: end - begin]
+            reading = start + begin * itemsize, as_bytes(into).data, tensor
+            if kind.plain:
+                wanted = self.write(i, file.read, *reading)
+            else:
+                file.read(*reading)
+                wanted = self.write(i, np.copyto, flat[begin:end], into, "unsafe")
+            if not wanted or self.stopped:
+                return
             self.tick(slot, (end - begin) * kind.dtype.itemsize)
 
     def odd_one(self, number: int, targets: list[int]) -> None:
@@ -434,6 +431,7 @@ class Run:
         for i, array in zip(targets, arrays, strict=True):
             if i not in self.claims:
                 self.deliver(i, array)
+            self.tick(0, int(self.sizes[i]))
 
     def made(self, number: int, targets: list[int], arrays: list[np.ndarray]) -> None:
         """What a name map makes of tensors, or what lies in the file in pieces."""
@@ -458,23 +456,24 @@ class Run:
         start = int(self.places.offset_of[number])
         for first in range(0, shape[0], step):
             rows = scratch[: min(step, shape[0] - first)]
-            file.read(
-                start + first * row * stored.itemsize, memoryview(as_bytes(rows)), self.name(targets[0])
-            )
+            begin = start + first * row * stored.itemsize
+            file.read(begin, as_bytes(rows).data, self.tensor(targets[0]))
             for i, array in zip(targets, arrays, strict=True):
                 part = rows[(slice(None), *self.parts[i].index[1:])]
                 self.write(i, np.copyto, array[first : first + len(rows)], part, "unsafe")
             if self.stopped:
                 return
 
-    def write(self, i: int, function: Callable[..., object], *args: Any) -> None:
-        """Let a function write to where a target's values go, while that may be."""
+    def write(self, i: int, function: Callable[..., object], *args: Any) -> bool:
+        """Let a function write to where a target's values go, while that may be.
+
+        False where somebody wants first values there: it is read again, to another place.
+        """
         claim = self.claims.get(i)
-        if claim is None:
-            function(*args)
-        else:
-            claim.write(function, *args)  # False: somebody wants first values; it is read again
-        self.tick(0)
+        if claim is not None:
+            return claim.write(function, *args)
+        function(*args)
+        return True
 
     def deliver(self, i: int, array: np.ndarray) -> None:
         """Have a target's values where they count next."""
@@ -483,7 +482,7 @@ class Run:
         else:
             self.arrays[i] = array
 
-    def put(self, targets: list[int], data: np.ndarray, offsets: np.ndarray) -> list[int]:
+    def put(self, targets: list[int], data: Any, offsets: np.ndarray) -> list[int]:
         """Write small variables' values to their places; returns which have values there."""
         handles = [self.handles[i] for i in targets]
         prepare = self.storage.preparation()
@@ -541,8 +540,9 @@ class Run:
         """What `commit_values` takes, target by target."""
         contents: list[Content | None] = []
         values: list[Any] = []
-        for i, (handle, array) in enumerate(zip(self.handles, self.arrays, strict=True)):
-            content = None
+        for i, handle in enumerate(self.handles):
+            content: Content | None = None
+            array: Any = self.arrays[i]
             if array is None or self.in_place[i]:
                 array = self.claims.get(i)
             elif self.is_filled(handle):
