@@ -533,7 +533,6 @@ def test_several_sources_and_open_checkpoints(path, tmp_path):
 
 
 def test_name_maps(path):
-    require_name_maps()
     values = arrays()
     graph = graph_of({f"model/{name}": value for name, value in values.items()})
     report = vs.restore(graph, path, names=lambda name: f"model/{name}")
@@ -545,36 +544,30 @@ def test_name_maps(path):
     assert_equal(stacked, {"both": np.stack([values["a/w"], values["a/w"] + 1])})
 
 
-def require_name_maps():
-    pytest.importorskip("varscope.checkpoint.name_maps")
-
-
 @pytest.mark.parametrize("kind", ["heap", "arena"])
 @pytest.mark.parametrize("cut", [None, 0, 1])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_a_name_map_makes_of_tensors(path, kind, cut, dtype):
     """With a map that joins two tensors, small and large, into one variable, whole or in parts."""
-    require_name_maps()
     graph = vs.Graph(storage=kind)
     partitioner = None if cut is None else vs.fixed_size_partitioner(2, axis=cut)
     with graph.as_default():
         vs.get_variable("s/joined", [4, 3], dtype, partitioner=partitioner)
         vs.get_variable("l/joined", [4, ELEMENTS], dtype, partitioner=partitioner)
     values = {
-        f"{size}.{i}": np.arange(2 * n, dtype="float32").reshape(2, n) + i
+        f"{size}/{i}": np.arange(2 * n, dtype="float32").reshape(2, n) + i
         for size, n in [("s", 3), ("l", ELEMENTS)]
         for i in range(2)
     }
     safetensors.save_file(values, path)
-    names = [{"glob": "{size}.{i}", "to": "{size}/joined", "concat": 0}]
+    names = [{"glob": "{size}/{i}", "to": "{size}/joined", "concatenate": 0}]
     vs.restore(graph, path, names=names, cast="safe", threads=2)
     for size in "sl":
-        joined = np.concatenate([values[f"{size}.0"], values[f"{size}.1"]]).astype(dtype)
+        joined = np.concatenate([values[f"{size}/0"], values[f"{size}/1"]]).astype(dtype)
         assert np.array_equal(graph[f"{size}/joined"].numpy(), joined)
 
 
 def test_what_no_rule_takes_is_left_over(path):
-    require_name_maps()
     graph = graph_of({"w": ((3, 4), "float32")})
     with pytest.raises(RestoreError, match=r"5 tensors are matched by no rule of names=") as caught:
         vs.restore(graph, path, names={"a/w": "w"})
