@@ -18,6 +18,7 @@ NAME = re.compile(
     r"(bool|(u?int|b?(float|complex))[1-9][0-9]{0,3}(_[a-z0-9]{1,20})?|str|bytes|void"
     r"|[<>|=][biufcmMSUV][0-9]{1,9}(\[[A-Za-z0-9]{1,20}\])?|(datetime|timedelta)64(\[\w{1,20}\])?)"
 )
+DEEPEST = 32  # structured dtypes in one another
 
 
 @functools.lru_cache(maxsize=1000)
@@ -92,14 +93,16 @@ def is_named(dtype: np.dtype) -> bool:
         return False
 
 
-def built(described: Any) -> np.dtype:
+def built(described: Any, depth: int = 0) -> np.dtype:
     """The dtype of a description."""
+    if depth > DEEPEST:
+        raise ValueError("it is nested too deep")
     if isinstance(described, str):
         return named(described)
     if isinstance(described, list):
         base, shape = described
-        return np.dtype((built(base), tuple(shape)))
-    formats = [built(each) for each in described["formats"]]
+        return np.dtype((built(base, depth + 1), tuple(shape)))
+    formats = [built(each, depth + 1) for each in described["formats"]]
     facts = {key: described[key] for key in ("names", "offsets", "itemsize")}
     fields: Any = {**facts, "formats": formats}
     made: np.dtype = np.dtype(fields)
