@@ -699,6 +699,14 @@ def test_what_is_no_such_file(tmp_path, start, words):
     assert library_opens(path) is None
 
 
+def test_what_is_neither_kind_of_checkpoint(tmp_path):
+    for start in (b"", b"junk", b"junk" * 9):
+        (tmp_path / "junk").write_bytes(start)
+        refused(tmp_path / "junk", "safetensors file", "there is no junk.index")
+        (tmp_path / "junk.safetensors").write_bytes(start)
+        assert "TensorFlow" not in str(refused(tmp_path / "junk.safetensors"))
+
+
 def test_memory_is_bounded_by_the_file(tmp_path):
     """Nothing is allocated because a file says that it is large."""
     huge = [

@@ -87,6 +87,17 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
     Made by `varscope.open`.  Opening reads names, shapes and dtypes; values are read when they are
     asked for.  The files stay mapped until `close`, or the end of a `with` block, and as long as an
     array of theirs is held: a later save to the same path does not change what is read here.
+
+    >>> import tempfile, varscope as vs
+    >>> g = vs.Graph(seed=1)
+    >>> with g.as_default():
+    ...     v = vs.get_variable("layer/v", [2, 3], initializer=vs.ones)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vs.save(g, folder)
+    ...     with vs.open(folder) as checkpoint:
+    ...         checkpoint.verify()
+    ...         list(checkpoint.items())
+    [('layer/v', <StoredTensor 'layer/v' shape=(2, 3) dtype=float32>)]
     """
 
     def __init__(
@@ -285,6 +296,16 @@ class StoredTensor:
 
     `tensor[index]` gives a read-only array: a view of the mapped file where the tensor lies there
     in one piece, so a slice of a huge one costs what the slice is.
+
+    >>> import tempfile, varscope as vs
+    >>> g = vs.Graph(seed=1)
+    >>> with g.as_default():
+    ...     v = vs.get_variable("v", [2, 3], initializer=vs.ones)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vs.save(g, f"{folder}/model.safetensors")
+    ...     tensor = vs.open(f"{folder}/model.safetensors")["v"]
+    ...     tensor.shape, tensor.dtype, tensor[1, :2]
+    ((2, 3), dtype('float32'), array([1., 1.], dtype=float32))
     """
 
     __slots__ = ("_checkpoint", "_place")

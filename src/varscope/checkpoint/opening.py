@@ -26,6 +26,16 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
         There is nothing at the path.
     CheckpointError : ValueError
         What is there is no checkpoint, or a damaged one.
+
+    >>> import tempfile, varscope as vs
+    >>> g = vs.Graph(seed=1)
+    >>> with g.as_default():
+    ...     v = vs.get_variable("layer/v", [2, 3], initializer=vs.ones)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     vs.save(g, folder)
+    ...     with vs.open(folder) as checkpoint:
+    ...         checkpoint.names, checkpoint.dtype_names, checkpoint.shapes
+    (['layer/v'], ['float32'], [(2, 3)])
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentTypeError.of("path", "a str or a path", path)

@@ -54,7 +54,8 @@ def read_folder(path: Path) -> Checkpoint:
         except FileNotFoundError:
             if not (path / INDEX).exists():  # which may have come just now
                 break
-    wrong(path, None, f"there is no checkpoint in this folder: no {INDEX}, and no {SINGLE}")
+    reason = f"no {INDEX}, no {SINGLE}, and no file 'checkpoint' of TensorFlow"
+    wrong(path, None, f"there is no checkpoint in this folder: {reason}")
 
 
 # --- the index of several files
@@ -114,11 +115,11 @@ def check_names(
     index: Path, checkpoint: Checkpoint, weight_map: dict[str, str], files: list[str]
 ) -> None:
     """The index says of each tensor where it lies, and of no others."""
-    held = list(map(files.__getitem__, checkpoint._columns.file_of.tolist()))
-    if weight_map == dict(zip(checkpoint.names, held, strict=True)):
+    names, held = checkpoint.names, [files[number] for number in checkpoint._columns.file_of]
+    listed_in = list(map(weight_map.get, names))
+    if listed_in == held and len(weight_map) == len(names):
         return
-    for name, file in zip(checkpoint.names, held, strict=True):
-        listed = weight_map.get(name)
+    for name, file, listed in zip(names, held, listed_in, strict=True):
         if listed != file:
             other = "does not list it" if listed is None else f"says that it is in {listed!r:.200}"
             wrong(index.parent / file, name, f"it is in this file, and {index.name} {other}")
@@ -143,7 +144,9 @@ def map_file(path: Path) -> MappedFile:
         try:
             pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError:  # what is empty cannot be mapped
-            wrong(path, None, "it is empty, and a safetensors file begins with eight bytes")
+            headers.no_such_file(
+                path, "it is empty, and a safetensors file begins with eight bytes"
+            )
         return MappedFile(path, pages, opened.fileno())
 
 

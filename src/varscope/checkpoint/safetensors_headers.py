@@ -93,21 +93,22 @@ def header_length(path: Path, pages: mmap.mmap) -> int:
     """How long the header is, which the first eight bytes say."""
     size = len(pages)
     if size < 8:
-        wrong(path, None, f"it has {size} bytes, and a safetensors file begins with eight")
+        no_such_file(path, f"it has {size} bytes, and a safetensors file begins with eight")
     length = int.from_bytes(pages[:8], "little")
     if length > LARGEST:
-        reason = (
-            f"its header would have {length:,} bytes, and {LARGEST:,} are the most: this is no "
-            "safetensors file"
-        )
-        wrong(path, None, reason)
+        reason = f"its header would have {length:,} bytes, and {LARGEST:,} are the most"
+        no_such_file(path, f"{reason}: this is no safetensors file")
     if length > size - 8:
-        reason = (
-            f"its header would have {length:,} bytes, and {size - 8:,} are left in the file: it "
-            "was cut off, or is no safetensors file"
-        )
-        wrong(path, None, reason)
+        reason = f"its header would have {length:,} bytes, and {size - 8:,} are left in the file"
+        no_such_file(path, f"{reason}: it was cut off, or is no safetensors file")
     return length
+
+
+def no_such_file(path: Path, reason: str) -> Never:
+    """Refuse what does not even begin as one; by its name it may be meant as something else."""
+    if not path.name.endswith(".safetensors"):
+        reason += f"; nor is it a checkpoint of TensorFlow: there is no {path.name}.index"
+    wrong(path, None, reason)
 
 
 # --- the two ways to read it
