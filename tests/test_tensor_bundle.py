@@ -132,6 +132,14 @@ def test_paths():
         assert tensor_bundle.find_prefix(path) is None
 
 
+def test_a_prefix_that_is_a_folder_too(tmp_path, prefix):
+    prefix.mkdir()
+    assert tensor_bundle.find_prefix(prefix) is None
+    Bundle().write(prefix)
+    assert tensor_bundle.find_prefix(prefix) == prefix
+    assert tensor_bundle.find_prefix(tmp_path) is None
+
+
 def test_a_prefix_that_looks_like_a_file_of_another(tmp_path):
     for name in ("model.ckpt", "model.ckpt.index", "model.ckpt.data-00000-of-00001"):
         Bundle().write(tmp_path / name)
@@ -363,7 +371,7 @@ def flips(content):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) for name in PREFIXES] + ["small", "objects"],
+    ["small", "objects", pytest.param("plain", marks=pytest.mark.slow)],
 )
 def test_every_flip_of_the_index(prefix, name):
     if name == "small":

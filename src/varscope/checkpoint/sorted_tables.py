@@ -22,7 +22,7 @@ MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48
 TRAILER = 5
 PLAIN, SNAPPY = 0, 1
-LARGEST = 2**31  # of all files; an index of ten million names takes a sixth of it
+LARGEST = 2**30  # bytes of a file; an index of ten million names takes a third of it
 # Keys are longer than their file where they share much.  An entry takes about fifteen bytes, so
 # this is for names of a thousand characters.
 EXPANSION = 64
@@ -196,7 +196,7 @@ def unpacked(packed: bytes) -> bytes:
     """
     size, at = varint(packed, 0)
     data = bytearray()
-    while at < len(packed):
+    while at < len(packed) and len(data) < size <= LARGEST:
         tag, at = packed[at], at + 1
         length, extra = (tag >> 2) + 1, (0, 1, 2, 4)[tag & 3]
         if tag & 3 == 0:

@@ -53,7 +53,8 @@ def find_prefix(path: Path) -> Path | None:
         The folder names a checkpoint that is not there, or the file is a checkpoint of TensorFlow's
         first format.
     """
-    if not os.path.isdir(path):  # which takes any name, too long ones and such as none can have
+    # These take any text, also what is too long for a path, or can be none.
+    if not os.path.isdir(path) or os.path.isfile(index_of(path)):
         return prefix_of(path)
     state = path / STATE
     if not os.path.isfile(state):
@@ -230,7 +231,7 @@ def columns_of(entries: Entries, swapped: bool) -> Columns:
     except UnicodeDecodeError as error:
         reason = f"it has a name that is not UTF-8: {error.object!r:.200}"
         raise CheckpointError.of(entries.index, None, reason) from None
-    number_of = {place: number for number, place in enumerate(places) if place in pieces}
+    number_of = {place: number for number, place in enumerate(places)} if pieces else {}
     numbers = entries.dtypes[order].tolist()
     name_of = {number: dtype_name(number) for number in set(numbers)}
     return Columns(
