@@ -117,6 +117,29 @@ def test_objects_of_tensorflow_2():
     assert value.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize(
+    ("origin", "name"),
+    [(PREFIXES["merged"], "words"), (GOLDEN / "objects" / "ckpt", "_CHECKPOINTABLE_OBJECT_GRAPH")],
+)
+def test_every_flip_of_text(prefix, origin, name):
+    for path in origin.parent.glob(f"{origin.name}.*"):
+        (prefix.parent / f"model.ckpt{path.suffix}").write_bytes(path.read_bytes())
+    tensor = read(prefix)[name]
+    start = int(tensor._checkpoint._columns.offset_of[tensor._place])
+    path = tensor.file
+    content = path.read_bytes()
+    text = content[start : start + tensor.nbytes]
+    for number, flipped in enumerate(flips(text)):
+        if number % 8 and number > 160:  # behind the lengths one of eight is enough
+            continue
+        path.write_bytes(content[:start] + flipped + content[start + len(text) :])
+        checkpoint = read(prefix)
+        for verify in (checkpoint[name].verify, checkpoint.verify):
+            with pytest.raises(CheckpointError, match="not those that were written") as caught:
+                verify()
+            assert (caught.value.path, caught.value.tensor) == (path, name)
+
+
 # --- which path is one
 
 

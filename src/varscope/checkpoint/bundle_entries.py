@@ -49,6 +49,7 @@ DTYPES = (
 )  # fmt: skip
 ITEMSIZES = np.array([itemsize for _, itemsize in DTYPES], np.int64)
 LARGEST_ITEM = 16
+TEXT = 7
 
 FIRST_FORMAT = (
     "it is a checkpoint in TensorFlow's first format, which is not read here; write it anew in "

@@ -59,6 +59,8 @@ class Columns:
     partitions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     places: dict[str, int] | None = None  # by name, where that is known already
     swapped: bool = False  # whether the bytes of each number are in the other order than here
+    # Of tensors whose recorded checksum is not one of their bytes: what is wrong with these.
+    checks: dict[int, Callable[[memoryview], str | None]] = field(default_factory=dict)
 
 
 class MappedFile:
@@ -229,15 +231,16 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
     def _verify_run(self, first: int, last: int) -> None:
         """Compare tensors that follow one upon the other, many at a time."""
         columns = self._columns
-        in_pieces = [place for place in range(first, last) if place in columns.pieces]
-        for place in in_pieces:
+        pieces, checks = columns.pieces, columns.checks
+        apart = [place for place in range(first, last) if place in pieces or place in checks]
+        for place in apart:
             exhaust(self._verify(place))
         if columns.checksums is None:
             return
         known = np.ones(last - first, np.bool_)
         if columns.has_checksum is not None:
             known = columns.has_checksum[first:last].copy()
-        known[[place - first for place in in_pieces]] = False
+        known[[place - first for place in apart]] = False
         places = np.flatnonzero(known) + first
         for number in np.unique(columns.file_of[places]).tolist():
             here = places[columns.file_of[places] == number]
@@ -252,6 +255,10 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
     def _verify(self, place: int) -> Iterator[int]:
         """Compare one tensor; gives the number of bytes that are done."""
         columns, done = self._columns, 0
+        wrong = columns.checks[place](self._bytes(place)) if place in columns.checks else None
+        if wrong is not None:
+            file = self.files[int(columns.file_of[place])]
+            raise CheckpointError.of(file, columns.names[place], wrong)
         pieces: list[tuple[Piece | None, int | None]] = []
         if place in columns.pieces:
             pieces += ((piece, piece.checksum) for piece in columns.pieces[place])

@@ -163,7 +163,7 @@ def add_entries(data: bytes, keys: list[bytes], values: list[bytes], room: int) 
     return room
 
 
-def varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """A number that is written in groups of seven bits, low ones first; and where it ends.
 
     >>> varint(b"\\x96\\x01", 0)

@@ -6,20 +6,25 @@ after another.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import os.path
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from varscope import _scopecore
 from varscope.checkpoint import sorted_tables
 from varscope.checkpoint.bundle_entries import (
     FIRST_FORMAT,
     ITEMSIZES,
     SLICE_MARK,
+    TEXT,
     Entries,
     dtype_name,
     header_of,
@@ -27,6 +32,7 @@ from varscope.checkpoint.bundle_entries import (
     read_entries,
 )
 from varscope.checkpoint.contents import Checkpoint, Columns, MappedFile, Piece
+from varscope.checkpoint.sorted_tables import Damage, varint
 from varscope.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -246,6 +252,46 @@ def columns_of(entries: Entries, swapped: bool) -> Columns:
         pieces={number_of[place]: some for place, some in pieces.items()},
         partitions={names[number_of[place]]: cut for place, cut in partitions.items()},
         swapped=swapped,
+        checks=checks_of(entries, order, swapped),
+    )
+
+
+def checks_of(
+    entries: Entries, order: npt.NDArray[np.int64], swapped: bool
+) -> dict[int, Callable[[memoryview], str | None]]:
+    """How tensors of text are compared with their checksums, by their number in an order."""
+    byteorder: Literal["little", "big"] = (
+        "little" if (sys.byteorder == "little") != swapped else "big"
+    )
+    checks = {}
+    for number in np.flatnonzero(entries.dtypes[order] == TEXT).tolist():
+        place = int(order[number])
+        if place not in entries.cuts:
+            count, recorded = math.prod(entries.shapes[place]), int(entries.checksums[place])
+            checks[number] = functools.partial(what_is_wrong, count, byteorder, recorded)
+    return checks
+
+
+def what_is_wrong(
+    count: int, byteorder: Literal["little", "big"], recorded: int, data: memoryview
+) -> str | None:
+    """What is wrong with a tensor of text: so many lengths, a checksum of them, and the text.
+
+    The checksum is one of all, with the lengths as numbers of four bytes, eight for a large one.
+    """
+    lengths, at = bytearray(), 0
+    try:
+        for _ in range(count):
+            length, at = varint(data, at)
+            lengths += length.to_bytes(4 if length < 2**32 else 8, byteorder)
+    except (Damage, OverflowError):
+        return "its bytes are not those that were written: there are not as many lengths as texts"
+    found = _scopecore.crc32c(data[at:], _scopecore.crc32c(lengths))
+    if found == recorded:
+        return None
+    return (
+        f"its bytes are not those that were written: the CRC-32C of its text is {found:08x}, and "
+        f"{recorded:08x} was recorded"
     )
 
 
