@@ -288,7 +288,7 @@ def test_a_missing_tensor_is_named(tiny_folder, tiny_weights):
 
 def test_a_tensor_too_many_is_named(tiny_folder, tiny_weights):
     folder = tiny_folder(tiny_weights | {"decoder.bias": np.zeros(3, np.float32)})
-    with pytest.raises(vs.errors.RestoreError, match=r"decoder\.bias"):
+    with pytest.raises(vs.errors.RestoreError, match="minilm/decoder/bias"):
         minilm.load(folder)
 
 

@@ -167,7 +167,8 @@ class NameMap:
     def inverse(self) -> NameMap:
         """The map the other way.
 
-        What the rules with `drop` leave out does not come back.
+        What the rules with `drop` leave out does not come back.  Where several rules can have
+        written a name, it is taken to be of the first of them.
 
         Raises
         ------
@@ -186,6 +187,7 @@ class NameMap:
             to_separator=self._settings["separator"],
         )
         back._forward = self, [rule.number for rule in kept]
+        _check_reached(back, kept)
         return back
 
     def __eq__(self, other: object) -> bool:
@@ -469,16 +471,16 @@ class _Finder:
 
 
 class _Backwards:
-    """Finds the rule of an inverse map for a name: the one that leads to where it came from.
+    """Finds the rule of an inverse map for a name: the first one that leads to where it came from.
 
     What the inverse makes of the name must be what the map itself turns into this name, by the
-    same rule.  Where that holds of two rules, nobody can tell from which of them it came.
+    same rule.
     """
 
     def __init__(self, back: NameMap, forward: NameMap, numbers: Sequence[int]) -> None:
         self._find = _Finder(forward._rules, {}, 0).find
         self._numbers = numbers
-        self._exact: dict[str, list[tuple[Rule, Alternative, Fields]]] = {}
+        self._exact: dict[str, list[Found]] = {}
         self._patterns = []
         for rule in back._rules:
             for each in rule.alternatives:
@@ -490,25 +492,32 @@ class _Backwards:
 
     def find(self, name: str) -> Found | None:
         found: Found | None = None
+        read: str | None = None
         for rule, alternative, fields in self._fitting(name):
-            read = self._origin(rule, alternative, fields, name)
-            if read is None:
-                continue
-            if found is not None:
-                other = self._origin(*found, name)
+            if found is not None and rule is not found[0]:
+                break
+            origin = self._origin(rule, alternative, fields, name)
+            if origin is not None and found is not None:
                 raise rule.error(
-                    f"{name!r} may have come from {other!r} or from {read!r}: rules whose written "
-                    "names can be the same have no way back"
+                    f"{name!r} may have come from {read!r} or from {origin!r}: a rule that can "
+                    "write one name in two ways has no way back"
                 )
-            found = rule, alternative, fields
+            if origin is not None:
+                found, read = (rule, alternative, fields), origin
         return found
 
-    def _fitting(self, name: str) -> Iterator[Found]:
-        yield from self._exact.get(name, ())
+    def rules(self, name: str) -> list[Rule]:
+        """All rules that may have written a name."""
+        return [found[0] for found in self._fitting(name) if self._origin(*found, name) is not None]
+
+    def _fitting(self, name: str) -> list[Found]:
+        """The rules whose patterns match, in their order."""
+        fitting = [*self._exact.get(name, ())]
         for rule, alternative in self._patterns:
             fields = alternative.pattern.fields(name)
             if fields is not None:
-                yield rule, alternative, fields
+                fitting.append((rule, alternative, fields))
+        return sorted(fitting, key=lambda found: found[0].number) if len(fitting) > 1 else fitting
 
     def _origin(
         self, rule: Rule, alternative: Alternative, fields: Fields, name: str
@@ -522,6 +531,27 @@ class _Backwards:
         number = () if alternative.number is None else (fields[alternative.number],)
         _, forward, taken = found
         return read if name in [each.write(taken + number) for each in forward.targets] else None
+
+
+def _check_reached(back: NameMap, kept: Sequence[Rule]) -> None:
+    """Refuse an inverse in which an earlier rule takes whatever a rule has written."""
+    assert back._forward is not None
+    backwards = _Backwards(back, *back._forward)
+    for rule, turned in zip(kept, back._rules, strict=True):
+        taken = []
+        for name in rule.samples():
+            rules = backwards.rules(name)
+            if rules and rules[0] is turned:
+                break
+            if turned in rules:
+                taken.append((name, kept[rules[0].number - 1]))
+        else:
+            if taken:
+                name, other = taken[0]
+                raise rule.error(
+                    f"it cannot be turned round: names such as {name!r} are taken back by rule "
+                    f"{other.number}, which can write them too"
+                )
 
 
 # --- files

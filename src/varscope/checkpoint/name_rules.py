@@ -448,6 +448,16 @@ class Rule:
                 f"{shown(list(sizes))}: {', '.join(f'{v.name!r} {v.shape}' for v in views[:8])}"
             )
 
+    def samples(self) -> Iterator[str]:
+        """Some of the names that the rule writes: all, where they are listed."""
+        for each in self.alternatives:
+            if self.kind == "names" and isinstance(each.pattern, Table):
+                yield from filter(None, each.pattern.names.values())
+                continue
+            for text in ("0", "x", "w/0"):
+                names = (target.write((text,) * 100) for target in each.targets)
+                yield from filter(None, names)
+
     @property
     def how(self) -> str:
         """What the rule does to tensors, in words."""
