@@ -263,7 +263,7 @@ def checks_of(
     byteorder: Literal["little", "big"] = (
         "little" if (sys.byteorder == "little") != swapped else "big"
     )
-    checks = {}
+    checks: dict[int, Callable[[memoryview], str | None]] = {}
     for number in np.flatnonzero(entries.dtypes[order] == TEXT).tolist():
         place = int(order[number])
         if place not in entries.cuts:
