@@ -1,9 +1,20 @@
 """Models in files: saved, restored, opened and compared."""
 
 from varscope.checkpoint.contents import Checkpoint, StoredTensor
+from varscope.checkpoint.fitting import Fit, fit
 from varscope.checkpoint.name_maps import NameMap
 from varscope.checkpoint.opening import open
 from varscope.checkpoint.restoring import RestoreReport, restore
 from varscope.checkpoint.saving import save
 
-__all__ = ["Checkpoint", "NameMap", "RestoreReport", "StoredTensor", "open", "restore", "save"]
+__all__ = [
+    "Checkpoint",
+    "Fit",
+    "NameMap",
+    "RestoreReport",
+    "StoredTensor",
+    "fit",
+    "open",
+    "restore",
+    "save",
+]

@@ -154,6 +154,23 @@ def restore(
         return RestoreReport(found.restored, found.missing, found.left_over)
 
 
+# --- one at a time
+
+# Held while values become those of variables: two restores of one graph must not mix theirs.  No
+# other code runs meanwhile.
+committing = threading.Lock()
+
+
+def free_in_child() -> None:
+    """A child of a fork has no other thread that would let go of it."""
+    global committing
+    committing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=free_in_child)
+
+
 # --- where values come from
 
 
@@ -525,7 +542,8 @@ class Run:
         self.settle_shapes()
         while True:
             contents, values = self.entries()
-            late = commit_values(self.graph, self.handles, contents, values)
+            with committing:
+                late = commit_values(self.graph, self.handles, contents, values)
             for i in late:
                 self.in_place[i] = False
                 claim = self.claims.pop(i, None)
