@@ -27,7 +27,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["components", "escaped", "expand", "fold"]
+__all__ = ["components", "escaped", "expand", "fold", "printable"]
 
 _Kind = TypeVar("_Kind", bound=Hashable)
 
@@ -104,7 +104,12 @@ def escaped(name: str) -> str:
     """
     if "\\" in name or "[" in name or "{" in name:
         name = _SPECIAL.sub(r"\\\g<0>", name)
-    return name if name.isprintable() else "".join(map(_printable, name))
+    return printable(name)
+
+
+def printable(text: str) -> str:
+    """A text with nothing in it that a terminal would obey, or that cannot be seen."""
+    return text if text.isprintable() else "".join(map(_printable, text))
 
 
 def _printable(character: str) -> str:

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from varscope.cli import builders, printing
-from varscope.cli.printing import Column, number, safe, times
+from varscope.cli.printing import Column, number, times
 from varscope.cli.show import json_row
+from varscope.folding import printable
 from varscope.graph import Graph
 from varscope.summary import format_type, summarize
 
@@ -40,7 +41,7 @@ def build(target: str, settings: Sequence[str], as_json: bool) -> int:
     rows = [
         [
             row.path,
-            safe(format_type(row.dtype, row.shape)),
+            printable(format_type(row.dtype, row.shape)),
             times(row.count),
             number(row.parameters),
         ]

@@ -17,7 +17,8 @@ from varscope.checkpoint.comparing import (
 )
 from varscope.cli import models, printing
 from varscope.cli.failures import STATUS_FAILED
-from varscope.cli.printing import ARROW, Column, safe, times
+from varscope.cli.printing import ARROW, Column, times
+from varscope.folding import printable
 from varscope.progress import as_report
 from varscope.summary import format_type
 
@@ -82,7 +83,7 @@ def print_sections(found: Comparison) -> None:
     )
     for title, changes, text in (
         ("other shapes", found.shapes, shape_text),
-        ("other dtypes", found.dtypes, safe),
+        ("other dtypes", found.dtypes, printable),
     ):
         section(title, [TYPE, COUNT], changed_rows(changes, text))
     columns = [TYPE, COUNT, *(Column(title, ">", "") for title in VALUE_TITLES)]
@@ -111,7 +112,7 @@ def folded(names: list[str], listing: Listing) -> Iterator[list[str]]:
     """The cells of names that are on one side only."""
     kinds = kinds_of(names, listing) if names else {}
     for pattern, kind, count in folding.fold((name, kinds[name]) for name in names):
-        yield [pattern, safe(format_type(*kind)), times(count)]
+        yield [pattern, printable(format_type(*kind)), times(count)]
 
 
 def changed_rows(changes: list[Changed], text: Any) -> Iterator[list[str]]:
@@ -131,7 +132,7 @@ def value_rows(values: list[ChangedValues]) -> Iterator[list[str]]:
         those = list(map(by_name.__getitem__, folding.expand(pattern)))
         yield [
             pattern,
-            safe(format_type(*kind)),
+            printable(format_type(*kind)),
             times(count),
             f"{sum(each.elements for each in those):,}",
             largest(each.absolute for each in those),
@@ -163,13 +164,13 @@ def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]
                 for old, new in zip(olds, news, strict=True)
             ]
         for old, new, how_often in pairs:
-            yield [f"{old} {ARROW} {new}", safe(format_type(*kind)), how_often, by]
+            yield [f"{old} {ARROW} {new}", printable(format_type(*kind)), how_often, by]
 
 
 def totals(targets: tuple[str, str], found: Comparison) -> Iterator[tuple[str, str]]:
     """How much differs in all."""
     for target, listing in zip(targets, (found.a, found.b), strict=True):
-        yield safe(target), f"{len(listing.names):,} tensors"
+        yield printable(target), f"{len(listing.names):,} tensors"
     counts: list[tuple[Sequence[Any], str]] = [
         (found.removed, "removed"),
         (found.added, "added"),

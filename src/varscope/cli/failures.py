@@ -63,12 +63,7 @@ def carried_out(work: Callable[[], int]) -> int:
 
 def say_line(message: str) -> None:
     """One line on stderr, whatever was in the names of files and tensors."""
-    say("".join(map(_visible, message.splitlines(keepends=True))))
-
-
-def _visible(line: str) -> str:
-    line = line.rstrip("\r\n")
-    return line if line.isprintable() else folding.escaped(line)
+    say(folding.printable(" ".join(line.strip() for line in message.splitlines())))
 
 
 def say(message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from varscope import plots
 from varscope.cli import models, printing
+from varscope.folding import printable
 from varscope.summary import summarize
 
 
@@ -19,5 +20,5 @@ def plot(target: str, settings: Sequence[str], output: str, as_json: bool) -> in
     if as_json:
         printing.print_json({"file": output, "bytes": Path(output).stat().st_size})
     else:
-        printing.print_pairs([("written", printing.safe(output))])
+        printing.print_pairs([("written", printable(output))])
     return 0

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from varscope import folding
 from varscope.summary import format_bytes
 
 ROWS_SHOWN = 200
@@ -126,11 +125,6 @@ def printable(text: str, encoding: str | None) -> str:
 
 
 # --- texts of cells
-
-
-def safe(text: str) -> str:
-    """Text of somebody else's, as it can be shown on a terminal."""
-    return text if text.isprintable() else folding.escaped(text)
 
 
 def times(count: int) -> str:

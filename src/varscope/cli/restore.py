@@ -10,7 +10,8 @@ from varscope.checkpoint.fitting import Fit, fit
 from varscope.checkpoint.restoring import restore as restore_graph
 from varscope.cli import builders, printing
 from varscope.cli.failures import STATUS_FAILED
-from varscope.cli.printing import Column, safe, times
+from varscope.cli.printing import Column, times
+from varscope.folding import printable
 from varscope.graph import Graph
 from varscope.summary import format_type
 
@@ -44,7 +45,9 @@ def restore(
     if dry_run:
         sections.insert(0, ("would be restored", [(name, "") for name in found.restored]))
     for title, items in sections:
-        rows = [[pattern, safe(kind), times(count)] for pattern, kind, count in folding.fold(items)]
+        rows = [
+            [pattern, printable(kind), times(count)] for pattern, kind, count in folding.fold(items)
+        ]
         if rows:
             printing.print_table([COLUMNS[0]._replace(title=title), *COLUMNS[1:]], rows)
             printing.print_lines([[]])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from varscope.checkpoint.opening import open as open_checkpoint
 from varscope.checkpoint.saving import save as save_graph
 from varscope.cli import builders, printing
+from varscope.folding import printable
 from varscope.graph import Graph
 
 
@@ -41,7 +42,7 @@ def save(
     else:
         printing.print_pairs(
             [
-                ("written", printing.safe(output)),
+                ("written", printable(output)),
                 ("tensors", f"{count:,}"),
                 ("bytes", printing.byte_count(nbytes)),
                 ("files", f"{len(files):,}"),

@@ -8,7 +8,8 @@ from typing import Any
 from varscope.checkpoint.contents import Checkpoint
 from varscope.cli import models, printing, trees
 from varscope.cli.failures import CommandError
-from varscope.cli.printing import Column, number, safe, times
+from varscope.cli.printing import Column, number, times
+from varscope.folding import printable
 from varscope.graph import Graph
 from varscope.summary import Summary, SummaryRow, format_type, total
 
@@ -68,7 +69,7 @@ def lines(summary: Summary, depth: int | None) -> Iterator[list[str]]:
         if row is None:
             kind, parameters, nbytes = "", f"{node.parameters:,}", f"{node.nbytes:,}"
         else:
-            kind = safe(format_type(row.dtype, row.shape))
+            kind = printable(format_type(row.dtype, row.shape))
             parameters, nbytes = number(row.parameters), number(row.nbytes)
         yield [INDENT * level + label, kind, times(node.count), parameters, nbytes]
 
