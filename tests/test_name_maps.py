@@ -436,7 +436,7 @@ def test_variables_can_be_read():
     found = plan(rules, variables)
     assert not graph["a"].initialized
     assert found.recipes["ab"].read().tolist() == [[1, 0], [1, 0]]
-    with pytest.raises(NameMapError, match=r"the shape of 'c', None, is not known yet"):
+    with pytest.raises(NameMapError, match=r"^rule 1, .*the shape of 'c', None, is not known yet"):
         plan([{"name": "c", "to": "c", "transpose": True}], variables)
 
 

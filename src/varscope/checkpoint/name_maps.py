@@ -381,21 +381,21 @@ class _Planner:
                         raise self._refused(rule, written, place, name)
                     entries[written] = entry
             else:
-                self._change(rule, alternative, fields, View.of(place, name, source[name]))
+                self._change(found, place, name, source[name])
 
-    def _change(self, rule: Rule, alternative: Alternative, fields: Fields, view: View) -> None:
+    def _change(self, found: Found, place: int, name: str, tensor: Any) -> None:
         """Enter what a rule makes of a tensor that it changes."""
+        rule, alternative, fields = found
         try:
-            parts = rule.parts(view, alternative, fields)
+            parts = rule.parts(View.of(place, name, tensor), alternative, fields)
         except NameMapError as error:
             raise _of_rule(rule, error) from None
         for written, part in parts:
             if rule.join is not None:
-                self._enter_part(
-                    rule, rule.part_number(alternative, fields, view.name), written, part
-                )
+                number = rule.part_number(alternative, fields, name)
+                self._enter_part(rule, number, written, part)
             elif not written or written in self._entries:
-                raise self._refused(rule, written, view.source, view.name)
+                raise self._refused(rule, written, place, name)
             else:
                 self._entries[written] = Changed(part, rule.how)
 
@@ -421,12 +421,10 @@ class _Planner:
         """The error for a name that cannot be written, or is written already."""
         this = f"{name!r} of {self._shown(place)}"
         if not isinstance(written, str) or not written:
-            return rule.error(
+            function = ", and a function returns one, or None to leave it out"
+            raise rule.error(
                 f"{this} would be written as {written!r:.80}; a name is a text that is not empty"
-                + (
-                    ", and a function returns one, or None to leave it out"
-                    * (rule.kind == "function")
-                )
+                f"{function if rule.kind == 'function' else ''}"
             )
         number, other = self._plan.recipes[written].sources[0]
         if written in self._joins:

@@ -100,6 +100,7 @@ class Rule:
         except PatternError as error:
             raise self.error(str(error)) from None
         self._check_parts()
+        self.how = self._how()
         self.plain = not (
             self.slice or self.slices or "transpose" in data or self.join or self.division
         )
@@ -458,8 +459,7 @@ class Rule:
                 names = (target.write((text,) * 100) for target in each.targets)
                 yield from filter(None, names)
 
-    @property
-    def how(self) -> str:
+    def _how(self) -> str:
         """What the rule does to tensors, in words."""
         words = []
         if self.slice is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import Any
 
@@ -49,18 +48,24 @@ def _as_entry(text: str) -> slice | int | EllipsisType | None:
     return slice(*(None if number is None else int(number) for number in (start, stop, step)))
 
 
-@dataclass(frozen=True, slots=True)
 class View:
     """A part of a tensor: what is taken of each of its axes, and those that stay, in their order.
 
-    An axis of which one element is taken is gone, as in NumPy.
+    An axis of which one element is taken is gone, as in NumPy.  A view does not change.
     """
 
-    source: int
-    name: str
-    tensor: Any
-    taken: tuple[int | range, ...]
-    order: tuple[int, ...]
+    __slots__ = ("name", "order", "source", "taken", "tensor")
+
+    def __init__(
+        self,
+        source: int,
+        name: str,
+        tensor: Any,
+        taken: tuple[int | range, ...],
+        order: tuple[int, ...],
+    ) -> None:
+        self.source, self.name, self.tensor = source, name, tensor
+        self.taken, self.order = taken, order
 
     @classmethod
     def of(cls, source: int, name: str, tensor: Any) -> View:
@@ -100,7 +105,7 @@ class View:
             taken[self.order[axis]] = self._cut(axis, entry)
             if isinstance(entry, slice):
                 order.append(self.order[axis])
-        return replace(self, taken=tuple(taken), order=tuple(order))
+        return View(self.source, self.name, self.tensor, tuple(taken), tuple(order))
 
     def _cut(self, axis: int, entry: slice | int) -> int | range:
         whole = self._range(axis)
@@ -119,10 +124,12 @@ class View:
     def transposed(self, axes: tuple[int, ...] | None) -> View:
         """With the axes in another order; None turns the order round."""
         if axes is None:
-            return replace(self, order=self.order[::-1])
-        if len(axes) != len(self.order):
+            order = self.order[::-1]
+        elif len(axes) != len(self.order):
             raise self.misfit(f"transpose {list(axes)} is for {len(axes)} dimensions")
-        return replace(self, order=tuple(self.order[axis] for axis in axes))
+        else:
+            order = tuple([self.order[axis] for axis in axes])
+        return View(self.source, self.name, self.tensor, self.taken, order)
 
     def read(self) -> np.ndarray:
         """The values, as an array that must not be changed."""
