@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 
 import hypothesis
@@ -1351,6 +1352,43 @@ def test_a_long_report_is_cut():
     text = str(plan([{"glob": "*", "to": "*"}], source).report([]))
     assert "    ... and 960 lines more" in text
     assert text.count("\n") < 100
+
+
+def test_the_command_line_reports_what_a_map_would_do(tmp_path):
+    require("click", '"varscope-core[cli]"')
+    require("rich", '"varscope-core[cli]"')
+    save_file = require("safetensors.numpy", "safetensors").save_file
+    save_file(
+        {f"h.{i}": tensor(2, 3) for i in range(3)} | {"lr": tensor(1)}, tmp_path / "t.safetensors"
+    )
+    rules = [{"glob": "h.*", "to": "l_*/w", "transpose": True}, {"name": "lr", "drop": True}]
+    (tmp_path / "map.json").write_text(json.dumps({"separator": ".", "rules": rules}))
+    (tmp_path / "model.py").write_text(
+        "import varscope as vs\n"
+        "def build():\n"
+        "    for i in range(3):\n"
+        "        vs.get_variable(f'l_{i}/w', [3, 2])\n"
+    )
+    command = [sys.executable, "-X", "utf8", "-m", "varscope", "restore", "model.py"]
+    command += ["t.safetensors", "--names", "map.json", "--dry-run"]
+
+    def output(*more):
+        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    assert re.search(r"^h\.\[0-2\] -> l_\[0-2\]/w +transposed +.3$", output(), re.MULTILINE)
+    assert re.search(r"^left out on purpose.*\nlr *$", output(), re.MULTILINE)
+    report = json.loads(output("--json"))
+    assert report["fits"] and report["dropped"] == ["lr"]
+    assert report["map"] == [
+        {
+            "read": ["h.[0-2]"],
+            "written": ["l_[0-2]/w"],
+            "how": "transposed",
+            "tensors": 3,
+            "count": 3,
+        }
+    ]
 
 
 # --- many names

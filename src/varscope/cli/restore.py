@@ -7,6 +7,9 @@ from typing import Any
 
 from varscope import folding
 from varscope.checkpoint.fitting import Fit, fit
+from varscope.checkpoint.name_maps import NameMap
+from varscope.checkpoint.opening import open as open_checkpoint
+from varscope.checkpoint.plan_reports import Report, ReportNames
 from varscope.checkpoint.restoring import restore as restore_graph
 from varscope.cli import builders, printing
 from varscope.cli.failures import STATUS_FAILED
@@ -30,11 +33,13 @@ def restore(
     graph = Graph()
     builders.run(target, settings, graph, as_json)
     found = fit(graph, path, names=names)
+    mapped = planned(path, names) if dry_run and names is not None else None
     fits = not (found.missing or found.left_over or found.shapes or found.dtypes)
     if fits and not dry_run:
         restore_graph(graph, path, names=names, verify=True)
     if as_json:
-        printing.print_json(document(found, fits, dry_run))
+        more = {} if mapped is None else said(mapped)
+        printing.print_json({**document(found, fits, dry_run), **more})
         return 0 if fits else STATUS_FAILED
     sections = [
         ("missing in the checkpoint", [(name, "") for name in found.missing]),
@@ -42,7 +47,9 @@ def restore(
         ("other shape", list(differing(found.shapes, lambda shape: format_type("", shape)))),
         ("other dtype", list(differing(found.dtypes, str))),
     ]
-    if dry_run:
+    if mapped is not None:
+        print_mapped(mapped)
+    elif dry_run:
         sections.insert(0, ("would be restored", [(name, "") for name in found.restored]))
     for title, items in sections:
         rows = [
@@ -53,6 +60,47 @@ def restore(
             printing.print_lines([[]])
     printing.print_pairs(totals(found, fits, dry_run))
     return 0 if fits else STATUS_FAILED
+
+
+def planned(path: str, names: str) -> Report:
+    """What a name map would read and write, folded."""
+    rules = NameMap.of(names)
+    assert rules is not None
+    with open_checkpoint(path) as checkpoint:
+        return rules.plan([checkpoint]).report()
+
+
+def print_mapped(mapped: Report) -> None:
+    rows = [
+        [f"{patterns(row.read)} -> {patterns(row.written)}", row.how, times(row.count)]
+        for row in mapped.rows
+    ]
+    dropped = [[names.pattern, "", times(names.count)] for names in mapped.dropped]
+    for title, lines in (("would be read -> restored", rows), ("left out on purpose", dropped)):
+        if lines:
+            printing.print_table([COLUMNS[0]._replace(title=title), *COLUMNS[1:]], lines)
+            printing.print_lines([[]])
+
+
+def patterns(names: Sequence[ReportNames]) -> str:
+    return ", ".join(each.pattern for each in names)
+
+
+def said(mapped: Report) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "map": [
+            {
+                "read": [each.pattern for each in row.read],
+                "written": [each.pattern for each in row.written],
+                "how": row.how,
+                "tensors": row.tensors,
+                "count": row.count,
+            }
+            for row in mapped.rows
+        ],
+        "dropped": [each.pattern for each in mapped.dropped],
+    }
 
 
 def differing(facts: dict[str, tuple[Any, Any]], text: Any) -> Iterator[tuple[str, str]]:
