@@ -262,7 +262,9 @@ def as_named(graph: Graph, entries: Entries, names: Any) -> Entries:
     for name, row in zip(entries.names, entries.rows, strict=True):
         things[name] = entries.others[-1 - row] if row < 0 else graph._handle(row)
         things[name]._known_shape()
-    plan = NameMap.of(names).plan([things])
+    rules = NameMap.of(names)
+    assert rules is not None  # as `names` is not
+    plan = rules.plan([things])
     if plan.unused:
         raise NameMapError(
             f"no rule of names= takes {len(plan.unused):,} of the variables, "
