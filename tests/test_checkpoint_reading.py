@@ -713,6 +713,14 @@ def test_what_is_neither_kind_of_checkpoint(tmp_path):
         assert "TensorFlow" not in str(refused(tmp_path / "junk.safetensors"))
 
 
+def test_a_file_that_is_too_large_to_be_mapped(file, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ValueError("mmap length is too large")
+
+    monkeypatch.setattr(safetensors_files.mmap, "mmap", refuse)
+    refused(file, "cannot be mapped into memory: mmap length is too large")
+
+
 def test_memory_is_bounded_by_the_file(tmp_path):
     """Nothing is allocated because a file says that it is large."""
     huge = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -141,12 +142,14 @@ def map_file(path: Path) -> MappedFile:
     """A file in memory, where it can only be read."""
     check_regular(path)
     with path.open("rb") as opened:
-        try:
-            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:  # what is empty cannot be mapped
+        if os.fstat(opened.fileno()).st_size == 0:  # which cannot be mapped
             headers.no_such_file(
                 path, "it is empty, and a safetensors file begins with eight bytes"
             )
+        try:
+            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OverflowError, ValueError) as error:
+            wrong(path, None, f"it cannot be mapped into memory: {error}")
         return MappedFile(path, pages, opened.fileno())
 
 
