@@ -337,6 +337,7 @@ cdef class Search:
     cdef uint64_t *walked               # a bit for each where one has been,
     cdef uint64_t *beyond               # and the states that lie behind it
     cdef bint run(self, list variables) except -1
+    cdef bint anywhere(self) noexcept
     cdef bint begin(self) except -1
     cdef bint look_up(self) noexcept
     cdef bint fill(self, list variables) except -1

@@ -334,7 +334,7 @@ def handling(function):
         signal.signal(signal.SIGALRM, before)
 
 
-WAYS = ["**", "*/*", "**/?*", "layer_*/**", "**/layer_*/*"]  # each another way to all of them
+WAYS = ["**", "*/*", "**/?*", "layer_*/**", "**/layer_*/?*"]  # to go through all of them
 
 
 @on_posix

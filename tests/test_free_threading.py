@@ -191,6 +191,30 @@ def test_tables_grow_under_many_threads():
         assert graph[path].path == path
 
 
+def test_searches_while_variables_come_and_go():
+    """Some are withdrawn again, so rows move while others look for patterns."""
+    graph = vs.Graph()
+
+    def failing(getter, name, *args, **kwargs):
+        getter(name, *args, **kwargs)
+        raise LookupError
+
+    def use(thread, number):
+        scope = f"m{thread}/r{number}"
+        for i in range(20):
+            with graph.as_default():
+                kept = vs.get_variable(f"{scope}/s{i}/w", [1])
+                with pytest.raises(LookupError):
+                    vs.get_variable(f"{scope}/s{i}/gone", [1], custom_getter=failing)
+            assert graph.find(f"{scope}/s{i}/w*") == [kept]
+            assert len(graph.find(f"{scope}/**")) == i + 1
+            assert kept in graph.find(f"**/s{i}/?")
+
+    in_threads(use, rounds=4)
+    assert len(graph.find("**/w")) == len(graph.find("m*/r?/**")) == len(graph) == THREADS * 80
+    assert graph.find("**/gone") == []
+
+
 # --- handles
 
 

@@ -317,7 +317,7 @@ cdef class Search:
         if self.glob.fixed > self.outline.deepest + 1 or not self.begin():
             return True                    # nothing is as long, or a component is nobody's
         start = self.rarest(&bearers)
-        if start == last or start == NONE and self.glob.parts[0].kind == DEEP:
+        if start == last or self.anywhere():
             through = self.look_at_leaves()
         elif start == NONE:
             memcpy(self.states, self.reached, self.glob.words * sizeof(uint64_t))
@@ -325,6 +325,10 @@ cdef class Search:
         else:
             through = self.walk_from(start, bearers)
         return through and self.fill(variables)
+
+    cdef inline bint anywhere(self) noexcept:
+        """Whether the pattern is ** and one more part, so that all above a variable fits."""
+        return self.glob.count == 2 and self.glob.head == 0
 
     cdef bint begin(self) except -1:
         """Make room; False where nothing can fit."""
@@ -493,7 +497,7 @@ cdef class Search:
     cdef bint look_at_leaf(self, uint32_t name) except -1:
         """Mark the variables with this last component where what lies above fits."""
         cdef uint32_t row = self.outline.bearers[name].first_row, last = self.glob.count - 1
-        cdef bint anywhere = last == 1 and self.glob.head == 0
+        cdef bint anywhere = self.anywhere()
         while row != NONE:
             if row < self.rows and (
                     anywhere or has_bit(self.reach(self.graph.table.rows[row].node), last)):
@@ -588,18 +592,17 @@ cdef class Search:
         cdef const uint64_t *states = self.states + <size_t>depth * self.glob.words
         cdef uint64_t open = 0
         cdef uint32_t i
-        for i in range(self.glob.words):
-            open |= states[i] & self.glob.above[i]
-        if open == 0:
-            return NONE
         # Before the first ** there is one state, which is that of the depth.
         if depth < self.glob.head and self.glob.parts[depth].kind == LITERAL:
             node = self.graph.tree.find(node, self.ids[depth])
-        else:
-            node = self.outline.branches[node].first_child
+            return node if node < self.nodes else NONE
+        node = self.outline.branches[node].first_child
         while node != NONE and node >= self.nodes:
-            node = self.next_below(node, depth)
-        return node
+            node = self.outline.branches[node].next_child
+        if node != NONE:
+            for i in range(self.glob.words):
+                open |= states[i] & self.glob.above[i]
+        return node if open else NONE
 
     cdef inline uint32_t next_below(self, uint32_t node, uint32_t depth) noexcept:
         if depth < self.glob.head and self.glob.parts[depth].kind == LITERAL:
