@@ -118,19 +118,28 @@ def is_own_function(value: object, module: ModuleType) -> bool:
 
 
 @contextlib.contextmanager
-def builder_errors(what: str) -> Iterator[None]:
-    """Turn what the builder raises into a ``BuilderError`` with the builder's traceback."""
+def builder_errors(what: str, others: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what the builder raises into a ``BuilderError`` with the builder's traceback.
+
+    ``others`` are exceptions that are not the builder's.
+    """
     try:
         yield
     except CommandError:
         raise
+    except others:
+        raise
     except (Exception, SystemExit) as error:
         frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_globals is globals():
+        while frames is not None and is_ours(frames.tb_frame.f_globals.get("__name__", "")):
             frames = frames.tb_next
         lines = traceback.format_exception(type(error), error, frames)
         text = "".join(lines).rstrip("\n")
         raise BuilderError(f"{what} raised {type(error).__name__}\n{text}") from None
+
+
+def is_ours(module: str) -> bool:
+    return module == "varscope" or module.startswith("varscope.")
 
 
 @contextlib.contextmanager

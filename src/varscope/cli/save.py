@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from varscope.checkpoint.opening import open as open_checkpoint
 from varscope.checkpoint.saving import save as save_graph
 from varscope.cli import builders, printing
+from varscope.errors import VarscopeError
 from varscope.folding import printable
 from varscope.graph import Graph
 
@@ -24,7 +25,10 @@ def save(
     graph = Graph(seed=seed)
     builders.run(target, settings, graph, as_json)
     started = time.perf_counter()
-    save_graph(graph, output, max_shard_size=max_shard_size)
+    size = int(max_shard_size) if max_shard_size.isdecimal() else max_shard_size
+    not_the_builders = VarscopeError, OSError, ImportError
+    with builders.builder_errors(f"an initializer of {target}", not_the_builders):
+        save_graph(graph, output, max_shard_size=size)
     seconds = time.perf_counter() - started
     with open_checkpoint(output) as written:
         count, nbytes, files = len(written), written.nbytes, [str(each) for each in written.files]
