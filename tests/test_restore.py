@@ -760,6 +760,55 @@ def test_the_last_step_is_done_or_not_where_memory_is_short(kind):
     run_child(SHORT_OF_MEMORY, kind)
 
 
+SHORT_OF_MEMORY_ANYWHERE = """
+import sys
+import _testcapi
+import varscope as vs
+
+path, kind, initialized = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
+
+def build():
+    graph = vs.Graph(seed=1, storage=kind)
+    with graph.as_default():
+        for i in range(6):
+            vs.get_variable(f"v{i}", [4] if i else [70_000], initializer=vs.ones)
+        if initialized:
+            vs.initialize(threads=1)
+    return graph
+
+vs.restore(build(), path, threads=1)  # with what is imported on the way
+graph, failures = build(), 0
+for n in range(1300):
+    _testcapi.set_nomemory(n, n + 1)
+    try:
+        vs.restore(graph, path, threads=1)
+        done = True
+    except Exception:  # where Python itself looks for a path, a TypeError
+        done = False
+    finally:
+        _testcapi.remove_mem_hooks()
+    failures += not done
+    filled = {v.initialized for v in graph.variables}
+    values = {float(v.array[0]) for v in graph.variables} if True in filled else {1.0}
+    assert len(filled) == len(values) == 1 and not (done and values != {7.0}), (n, filled, values)
+    if values == {7.0}:
+        graph = build()
+assert failures > 500
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("initialized", [False, True])
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_all_or_nothing_wherever_memory_is_short(tmp_path, kind, initialized):
+    pytest.importorskip("_testcapi")
+    file = tmp_path / "m.safetensors"
+    safetensors.save_file(
+        {f"v{i}": np.full(4 if i else 70_000, 7, "float32") for i in range(6)}, file
+    )
+    run_child(SHORT_OF_MEMORY_ANYWHERE, file, kind, initialized)
+
+
 def test_a_read_only_array_is_found_before_anything_is_changed(path):
     graph = graph_of(arrays(), initialized=True)
     graph["b/ints"].array.flags.writeable = False

@@ -150,8 +150,9 @@ def restore(
         if verify:
             for checkpoint in sources.checkpoints:
                 checkpoint.verify()
+        done = RestoreReport(found.restored, found.missing, found.left_over)
         Run(graph, wanted, tensors, found, workers, report).run()
-        return RestoreReport(found.restored, found.missing, found.left_over)
+        return done
 
 
 # --- one at a time
