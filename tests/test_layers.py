@@ -14,7 +14,7 @@ PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
     {"errors", "flyweights", "_scopecore"},
     {"shapes", "regularizers", "tf1_methods", "folding"},
-    {"randomness", "partitioners"},
+    {"randomness", "partitioners", "name_maps"},
     {"initializers", "devices"},
     {"variables", "storage", "progress"},
     {"partitioned"},
@@ -140,7 +140,7 @@ def test_the_door_only_re_exports():
             assert node.name in ("__getattr__", "__dir__")
         elif isinstance(node, ast.Assign):
             (target,) = node.targets
-            assert ast.unparse(target) in ("__all__", "__version__", "_IN_CHECKPOINT")
+            assert ast.unparse(target) in ("__all__", "__version__", "_LATE", "_LATE['NameMap']")
         else:
             assert isinstance(node, ast.ImportFrom), ast.unparse(node)
             assert (node.module or "").partition(".")[0] == "varscope", ast.unparse(node)
@@ -148,10 +148,11 @@ def test_the_door_only_re_exports():
 
 def test_what_is_re_exported_late_is_what_type_checkers_see():
     late = {alias.name for node, is_late in door() if is_late for alias in node.names}
-    assert late == varscope._IN_CHECKPOINT
+    assert late == set(varscope._LATE)
     assert late <= set(varscope.__all__) and late <= set(dir(varscope))
     for name in late:
-        assert getattr(varscope, name).__module__.startswith("varscope.checkpoint.")
+        home = f"varscope.{varscope._LATE[name]}."
+        assert getattr(varscope, name).__module__.startswith(home)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         varscope.nonsense  # noqa: B018
 
@@ -190,4 +191,4 @@ def test_importing_varscope_loads_numpy_and_no_other_library():
     loaded = loaded_by("varscope", bare=False)
     assert {name.partition(".")[0] for name in loaded} == {"numpy", "varscope"}
     # What many programs never use is not read before they use it.
-    assert not loaded & {"varscope.checkpoint", "varscope.plots", "varscope.summary"}
+    assert not loaded & {"varscope.checkpoint", "varscope.name_maps", "varscope.summary"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from requires import require
 
 import varscope as vs
-from varscope.checkpoint.name_maps import Plan, _Backwards
 from varscope.errors import ArgumentTypeError, NameMapError
+from varscope.name_maps.maps import Plan, _Backwards
 
 
 def tensor(*shape, start=0):

@@ -68,7 +68,8 @@ from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
 if TYPE_CHECKING:
-    from varscope.checkpoint import Checkpoint, NameMap, StoredTensor, open, restore, save
+    from varscope.checkpoint import Checkpoint, StoredTensor, open, restore, save
+    from varscope.name_maps import NameMap
 
 __all__ = [
     "AUTO_REUSE",
@@ -138,17 +139,18 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# What many programs never use is imported when it is first asked for.
-_IN_CHECKPOINT = {"Checkpoint", "NameMap", "StoredTensor", "open", "restore", "save"}
+# What many programs never use is imported when it is first asked for: where each name is.
+_LATE = dict.fromkeys(["Checkpoint", "StoredTensor", "open", "restore", "save"], "checkpoint")
+_LATE["NameMap"] = "name_maps"
 
 
 def __getattr__(name: str) -> object:
-    if name not in _IN_CHECKPOINT:
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from varscope import checkpoint
+    from importlib import import_module
 
-    globals().update({each: getattr(checkpoint, each) for each in _IN_CHECKPOINT})
-    return globals()[name]
+    found = globals()[name] = getattr(import_module(f"varscope.{_LATE[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

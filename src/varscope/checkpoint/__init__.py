@@ -2,7 +2,6 @@
 
 from varscope.checkpoint.contents import Checkpoint, StoredTensor
 from varscope.checkpoint.fitting import Fit, fit
-from varscope.checkpoint.name_maps import NameMap
 from varscope.checkpoint.opening import open
 from varscope.checkpoint.restoring import RestoreReport, restore
 from varscope.checkpoint.saving import save
@@ -10,7 +9,6 @@ from varscope.checkpoint.saving import save
 __all__ = [
     "Checkpoint",
     "Fit",
-    "NameMap",
     "RestoreReport",
     "StoredTensor",
     "fit",

@@ -141,7 +141,7 @@ class Tensors:
         return numbers
 
     def _by_plan(self, names: Any) -> Mapping[str, int]:
-        from varscope.checkpoint.name_maps import NameMap  # seldom needed
+        from varscope.name_maps import NameMap  # seldom needed
 
         rules = NameMap.of(names)
         if rules is None:

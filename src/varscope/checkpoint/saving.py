@@ -256,7 +256,7 @@ def as_named(graph: Graph, entries: Entries, names: Any) -> Entries:
     """The entries under the names that a map gives them, and made of what it says."""
     if names is None:
         return entries
-    from varscope.checkpoint.name_maps import NameMap  # most saves have none
+    from varscope.name_maps import NameMap  # most saves have none
 
     things = {}
     for name, row in zip(entries.names, entries.rows, strict=True):

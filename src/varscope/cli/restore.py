@@ -7,15 +7,15 @@ from typing import Any
 
 from varscope import folding
 from varscope.checkpoint.fitting import Fit, fit
-from varscope.checkpoint.name_maps import NameMap
 from varscope.checkpoint.opening import open as open_checkpoint
-from varscope.checkpoint.plan_reports import Report, ReportNames
 from varscope.checkpoint.restoring import restore as restore_graph
 from varscope.cli import builders, printing
 from varscope.cli.failures import STATUS_FAILED
 from varscope.cli.printing import Column, times
 from varscope.folding import printable
 from varscope.graph import Graph
+from varscope.name_maps import NameMap
+from varscope.name_maps.reports import Report, ReportNames
 from varscope.summary import format_type
 
 COLUMNS = [Column("name", "<", "bold"), Column("", "<", "cyan"), Column("count", ">", "green")]

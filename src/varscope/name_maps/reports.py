@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from varscope.folding import fold
 
 if TYPE_CHECKING:
-    from varscope.checkpoint.name_maps import Plan
+    from varscope.name_maps.maps import Plan
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 LINES = 40  # of each part of a report's text; the data have all

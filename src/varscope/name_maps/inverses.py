@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from varscope.checkpoint import name_patterns as patterns
-from varscope.checkpoint.name_patterns import Expression, Group, Table
-from varscope.checkpoint.name_rules import Along, Rule
+from varscope.name_maps import patterns
+from varscope.name_maps.patterns import Expression, Group, Table
+from varscope.name_maps.rules import Along, Rule
 
 
 def inverse(rule: Rule) -> dict[str, Any]:

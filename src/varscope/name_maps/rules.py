@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from varscope.checkpoint import name_patterns as patterns
-from varscope.checkpoint.name_patterns import (
+from varscope.errors import NameMapError
+from varscope.name_maps import patterns
+from varscope.name_maps.patterns import (
     Called,
     Expression,
     Fields,
@@ -27,8 +28,7 @@ from varscope.checkpoint.name_patterns import (
     Template,
     Wild,
 )
-from varscope.checkpoint.tensor_views import Index, View, as_index, shown_index
-from varscope.errors import NameMapError
+from varscope.name_maps.views import Index, View, as_index, shown_index
 
 KINDS = ("name", "names", "prefix", "glob", "regex", "function")
 _JOINS = ("stack", "concatenate")

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from varscope.checkpoint import name_inverses, plan_reports
-from varscope.checkpoint.name_patterns import Fields, Given, Table
-from varscope.checkpoint.name_rules import Alternative, Rule, kind_of, shown
-from varscope.checkpoint.tensor_views import Changed, Joined, Recipe, Renamed, View
 from varscope.errors import ArgumentTypeError, NameMapError
+from varscope.name_maps import inverses, reports
+from varscope.name_maps.patterns import Fields, Given, Table
+from varscope.name_maps.rules import Alternative, Rule, kind_of, shown
+from varscope.name_maps.views import Changed, Joined, Recipe, Renamed, View
 
 if TYPE_CHECKING:
-    from varscope.checkpoint.plan_reports import Report
+    from varscope.name_maps.reports import Report
 
 _SETTINGS = ("rules", "separator", "to_separator")
 
@@ -182,7 +182,7 @@ class NameMap:
             return self._forward[0]
         kept = [rule for rule in self._rules if not rule.drop]
         back = NameMap(
-            [name_inverses.inverse(rule) for rule in kept],
+            [inverses.inverse(rule) for rule in kept],
             separator=self._settings["to_separator"],
             to_separator=self._settings["separator"],
         )
@@ -266,7 +266,7 @@ class Plan:
         1 left over:
             v
         """
-        return plan_reports.report(self, graph_names)
+        return reports.report(self, graph_names)
 
     def __repr__(self) -> str:
         return (
