@@ -320,10 +320,16 @@ def large():
 @contextlib.contextmanager
 def handling(function):
     """Call a function at each signal that is seen in `find`, and let there always be one."""
+    at_work = False
 
     def handle(number, frame):
-        if frame.f_code.co_name == "find":
-            function()
+        nonlocal at_work
+        if frame.f_code.co_name == "find" and not at_work:
+            at_work = True
+            try:
+                function()
+            finally:
+                at_work = False
 
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 5e-5, 5e-5)
