@@ -23,6 +23,8 @@ from varscope.progress import as_report
 from varscope.summary import format_type
 
 NUMBERS = re.compile("[0-9]+")
+RANGES = re.compile(r"\[[0-9][0-9,-]*\]")  # of a pattern
+NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 NAME, TYPE = Column("", "<", "bold"), Column("type", "<", "cyan")
 COUNT = Column("count", ">", "green")
 
@@ -129,21 +131,19 @@ def value_rows(values: list[ChangedValues]) -> Iterator[list[str]]:
     by_name = {each.name: each for each in values}
     items = ((each.name, (each.dtype, each.shape)) for each in values)
     for pattern, kind, count in folding.fold(items):
-        those = list(map(by_name.__getitem__, folding.expand(pattern)))
+        those = map(by_name.__getitem__, folding.expand(pattern))
+        _, _, _, elements, absolute, relative = zip(*those, strict=True)
+        type_text = printable(format_type(*kind))
         yield [
-            pattern,
-            printable(format_type(*kind)),
-            times(count),
-            f"{sum(each.elements for each in those):,}",
-            largest(each.absolute for each in those),
-            largest(each.relative for each in those),
-        ]
+            pattern, type_text, times(count), f"{sum(elements):,}", largest(absolute),
+            largest(relative),
+        ]  # fmt: skip
 
 
-def largest(differences: Iterable[float | None]) -> str:
-    """The largest of some differences; nothing of what has none."""
-    known = [each for each in differences if each is not None]
-    return f"{max(known):.3g}" if known else ""
+def largest(differences: Sequence[float | None]) -> str:
+    """The largest of some differences; nothing where they have no size."""
+    known = differences if None not in differences else [x for x in differences if x is not None]
+    return f"{max(known):.3g}" if known else ""  # type: ignore[type-var]
 
 
 def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]]:
@@ -151,13 +151,13 @@ def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]
     new_name = {each.old: each.new for each in renamed}
     kinds = kinds_of(new_name, listing) if renamed else {}
     # What becomes of one row is of one kind, has one reason and new names of one form.
-    items = ((each.old, (kinds[each.old], each.by, NUMBERS.sub("", each.new))) for each in renamed)
+    items = ((old, (kinds[old], by, new.translate(NO_DIGITS))) for old, new, by in renamed)
     for pattern, (kind, by, _), count in folding.fold(items):
         olds = list(folding.expand(pattern))
         news = [new_name[old] for old in olds]
-        rows = folding.fold((new, None) for new in news)
-        if len(rows) == 1 and list(folding.expand(rows[0][0])) == news:
-            pairs = [(pattern, rows[0][0], times(count))]
+        new_pattern = pattern_of(news, pattern)
+        if new_pattern is not None:
+            pairs = [(pattern, new_pattern, times(count))]
         else:
             pairs = [
                 (folding.escaped(old), folding.escaped(new), "")
@@ -165,6 +165,26 @@ def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]
             ]
         for old, new, how_often in pairs:
             yield [f"{old} {ARROW} {new}", printable(format_type(*kind)), how_often, by]
+
+
+def pattern_of(names: list[str], other: str) -> str | None:
+    """The pattern that stands for these names in this order, if there is one.
+
+    ``other`` is the pattern of as many other names, whose numbers these may have.
+    """
+    # Mostly it is the first name, with the ranges where its numbers are the first of theirs.
+    ranges = RANGES.findall(other)[::-1]
+    first, parts, end = names[0], [], 0
+    for match in NUMBERS.finditer(first):
+        if ranges and ranges[-1].startswith((f"[{match[0]}-", f"[{match[0]},", f"[{match[0]}]")):
+            parts += [folding.escaped(first[end : match.start()]), ranges.pop()]
+            end = match.end()
+    guess = "".join(parts) + folding.escaped(first[end:])
+    if list(folding.expand(guess)) == names:
+        return guess
+    rows = folding.fold((name, None) for name in names)
+    pattern = rows[0][0]
+    return pattern if len(rows) == 1 and list(folding.expand(pattern)) == names else None
 
 
 def totals(targets: tuple[str, str], found: Comparison) -> Iterator[tuple[str, str]]:
