@@ -259,23 +259,28 @@ def built(model, cut, storage):
 )
 @given(
     model=models(),
-    storages=st.tuples(*[st.sampled_from(["heap", "arena"])] * 2),
+    storages=st.tuples(*[st.sampled_from(["heap", "arena", "mapped"])] * 2),
     initialized=st.booleans(),
     shard=st.sampled_from([None, 1000, 300_000]),
+    mapped=st.booleans(),
 )
-def test_what_was_saved_comes_back(tmp_path_factory, model, storages, initialized, shard):
+def test_what_was_saved_comes_back(tmp_path_factory, model, storages, initialized, shard, mapped):
     folder = tmp_path_factory.mktemp("round")
     path = folder / ("model" if shard else "model.safetensors")
-    before = built(model, 0, storages[0])
+    if sys.platform == "win32":
+        storages = [kind.replace("mapped", "arena") for kind in storages]
+    names = vs.NameMap([{"glob": "**", "to": "model.**"}], to_separator=".") if mapped else None
+    before = built(model, 0, storage_of(storages[0], folder / "before"))
     with before.as_default():
         vs.initialize(threads=1)
-    vs.save(before, path, **({"max_shard_size": shard} if shard else {}))
-    after = built(model, 1, storages[1])
+    vs.save(before, path, names=names, **({"max_shard_size": shard} if shard else {}))
+    after = built(model, 1, storage_of(storages[1], folder / "after"))
     after.seed = 4
     if initialized:
         with after.as_default():
             vs.initialize(threads=1)
-    vs.restore(after, path, verify=True, threads=2)
+    back = None if names is None else names.inverse()
+    vs.restore(after, path, names=back, verify=True, threads=2)
     for name in model:
         assert after[name].numpy().tobytes() == before[name].numpy().tobytes(), name
 
@@ -372,8 +377,9 @@ def test_the_callers_errstate_counts_in_all_threads(path):
     graph = graph_of({k: (v.shape, "float32") for k, v in large.items()})
     with np.errstate(over="ignore"):
         vs.restore(graph, path, cast="same_kind", threads=3)
-    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
-        vs.restore(graph, path, cast="same_kind", threads=3)
+    if np.lib.NumpyVersion(np.__version__) >= "1.24.0":  # before, casts said nothing
+        with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+            vs.restore(graph, path, cast="same_kind", threads=3)
 
 
 # --- what does not fit
@@ -1023,3 +1029,55 @@ def test_peak_memory(tmp_path, kind, dtype):
     safetensors.save_file({}, none)
     taken, variables, largest = map(int, run_child(PEAK, file, kind, dtype, none).split())
     assert taken <= variables + largest
+
+
+# --- other ways to the bytes
+
+
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+def test_a_system_that_cannot_read_by_position(path, kind, monkeypatch):
+    from varscope.checkpoint.contents import MappedFile
+
+    monkeypatch.setattr(MappedFile, "descriptor", None)
+    monkeypatch.setattr(MappedFile, "__init__", without_descriptor)
+    graph = graph_of(arrays(), kind)
+    vs.restore(graph, path)
+    assert_equal(graph, arrays())
+
+
+def without_descriptor(self, path, pages, opened=None):
+    self.path, self.pages = path, pages
+
+
+@pytest.mark.parametrize("kind", ["heap", "arena"])
+@pytest.mark.parametrize("cut", [None, 0, -1])
+def test_checkpoints_of_tensorflow(kind, cut):
+    """Their variables in parts lie in several pieces in the files."""
+    folder = Path(__file__).parent / "data" / "tf1_checkpoints"
+    prefixes = sorted({file.with_suffix("") for file in folder.rglob("*.index")})
+    prefixes = [p for p in prefixes if vs.open(p).format == "tensorflow"]
+    assert prefixes
+    for prefix in prefixes:
+        with vs.open(prefix) as checkpoint:
+            tensors = {n: t for n, t in checkpoint.items() if readable(t) and ":" not in n}
+            values = {name: tensor.numpy() for name, tensor in tensors.items()}
+            graph = vs.Graph(storage=kind)
+            with graph.as_default():
+                for name, value in values.items():
+                    axis = None if cut is None or not value.ndim else cut % value.ndim
+                    partitioner = None
+                    if axis is not None and value.shape[axis] > 1:
+                        partitioner = vs.fixed_size_partitioner(2, axis)
+                    vs.get_variable(
+                        name, value.shape, value.dtype, vs.zeros, partitioner=partitioner
+                    )
+            report = vs.restore(graph, checkpoint, partial=True, verify=True)
+            assert set(report.restored) == set(values)
+            assert_equal(graph, values)
+
+
+def readable(tensor):
+    try:
+        return tensor.dtype.kind in "fiubc"
+    except CheckpointError:
+        return False
