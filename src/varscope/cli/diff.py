@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -93,6 +94,7 @@ def print_sections(found: Comparison) -> None:
 
 
 VALUE_TITLES = ("elements", "absolute", "relative")
+FIELDS = tuple(map(operator.attrgetter, VALUE_TITLES))
 
 
 def section(title: str, columns: list[Column], rows: Iterable[list[str]]) -> None:
@@ -131,13 +133,16 @@ def value_rows(values: list[ChangedValues]) -> Iterator[list[str]]:
     by_name = {each.name: each for each in values}
     items = ((each.name, (each.dtype, each.shape)) for each in values)
     for pattern, kind, count in folding.fold(items):
-        those = map(by_name.__getitem__, folding.expand(pattern))
-        _, _, _, elements, absolute, relative = zip(*those, strict=True)
-        type_text = printable(format_type(*kind))
+        those = list(map(by_name.__getitem__, folding.expand(pattern)))
+        elements, absolute, relative = (list(map(field, those)) for field in FIELDS)
         yield [
-            pattern, type_text, times(count), f"{sum(elements):,}", largest(absolute),
+            pattern,
+            printable(format_type(*kind)),
+            times(count),
+            f"{sum(elements):,}",
+            largest(absolute),
             largest(relative),
-        ]  # fmt: skip
+        ]
 
 
 def largest(differences: Sequence[float | None]) -> str:
