@@ -24,13 +24,48 @@ except ImportError:  # Windows: there, what a killed writer left stays
 LOCK = "lock"
 
 
+class Lock:
+    """An open file or folder, locked by nobody else for as long as this holds it.
+
+    An interrupt may come between any two steps in Python, and a lock that is left behind would
+    stop all other writers until the process ends.  So the descriptor goes to its list in the same
+    step in which it is made, and nobody has to remember to close it.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[int] = []
+
+    def open(self, path: Path, flags: int) -> None:
+        self.files.extend(map(os.open, [path], [flags], [0o666]))
+
+    def take(self, wait: bool) -> bool:
+        """Lock what is open; False where another one has it, or the system knows no locks."""
+        if fcntl is None:
+            return False
+        try:
+            fcntl.flock(self.files[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self.files:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self.files[0], fcntl.LOCK_UN)
+            os.close(self.files.pop())
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Workplace:
     """A folder in `folder` for what is to become `name`; `token` tells it from all others."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         self.mode = 0o666
-        self.lock: int | None = None
+        self.lock: Lock | None = None
         self.draw()
 
     def draw(self) -> None:
@@ -52,14 +87,17 @@ class Workplace:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 self.lock = locked(self.path, wait=True)
-        self.mode = os.fstat(self.lock).st_mode & 0o777  # what a new file may be used for here
+        self.mode = (
+            os.fstat(self.lock.files[0]).st_mode & 0o777
+        )  # what a new file may be used for here
 
     def remove(self) -> None:
         """Remove the folder and all in it, as far as that is possible."""
+        if fcntl is None and self.lock is not None:
+            self.lock.close()  # Windows removes no file that is open
         empty(self.path)
         if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
+            self.lock.close()
 
 
 @contextlib.contextmanager
@@ -86,13 +124,13 @@ def workplace(folder: Path, name: str, make_folder: bool = False) -> Iterator[Wo
         if made:
             sync_folder(folder.parent)
         yield place
+        place.remove()
     except BaseException:
         place.remove()
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-    place.remove()
 
 
 # --- what the dead leave
@@ -111,7 +149,7 @@ def remove_leftovers(folder: Path, name: str) -> None:
                 try:
                     empty(path)
                 finally:
-                    os.close(lock)
+                    lock.close()
 
 
 def empty(path: Path) -> None:
@@ -123,32 +161,18 @@ def empty(path: Path) -> None:
         os.rmdir(path)
 
 
-def locked(path: Path, *, wait: bool) -> int | None:
-    """A descriptor that holds the lock of a workplace; None where it cannot be had.
+def locked(path: Path, *, wait: bool) -> Lock | None:
+    """The lock of a workplace; None where it cannot be had.
 
     Where the file system knows no locks, whoever waits for one goes on without, and nobody's
     workplace is removed.
     """
-    lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    kept = False
-    try:
-        if hold(lock, wait) or wait:
-            kept = os.path.samestat(os.stat(path / LOCK), os.fstat(lock))
-    finally:
-        if not kept:
-            os.close(lock)
-    return lock if kept else None
-
-
-def hold(file: int, wait: bool) -> bool:
-    """Lock an open file or folder; False where another one has it, or there are no locks."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return True
-    except OSError:
-        return False
+    lock = Lock()
+    lock.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
+    if not (lock.take(wait) or wait):
+        return None
+    found = os.path.samestat(os.stat(path / LOCK), os.fstat(lock.files[0]))
+    return lock if found else None
 
 
 # --- putting in place
@@ -188,22 +212,27 @@ def put_series(
         if not is_alone or not all(is_ours(name) or name == index for name in visible(folder)):
             replaced.update(listed(folder / index) or ())
         new = os.stat(place.path / index)
+
+        def clear() -> None:
+            # By what is there now: an exception may come just after the index was renamed.
+            done = is_file(folder / index, new)
+            current = names if done else listed(folder / index)
+            known = replaced.union(names) if done else set(names)
+            if current is not None:
+                remove_unlisted(
+                    folder, current, lambda name: (is_alone and is_ours(name)) or name in known
+                )
+
         try:
             for name in names:
                 os.replace(place.path / name, folder / name)
             sync_folder(folder)
             os.replace(place.path / index, folder / index)
             sync_folder(folder)
-        finally:
-            # By what is there now: an exception may have come just after the index was renamed.
-            current: Collection[str] | None = names
-            if not is_file(folder / index, new):
-                replaced, current = set(), listed(folder / index)
-            known = replaced.union(names)
-            if current is not None:
-                remove_unlisted(
-                    folder, current, lambda name: (is_alone and is_ours(name)) or name in known
-                )
+            clear()
+        except BaseException:
+            clear()
+            raise
 
 
 def visible(folder: Path) -> Iterator[str]:
@@ -219,12 +248,13 @@ def is_file(path: Path, known: os.stat_result) -> bool:
 
 
 def remove_unlisted(folder: Path, listed: Collection[str], may_go: Callable[[str], bool]) -> None:
-    """Remove files that are not listed; one that cannot be removed now can the next time."""
+    """Remove files that are not listed; what cannot be removed now can the next time."""
     kept = set(listed)
-    for name in os.listdir(folder):
-        if name not in kept and may_go(name):
-            with contextlib.suppress(OSError):
-                os.unlink(folder / name)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if name not in kept and may_go(name):
+                with contextlib.suppress(OSError):
+                    os.unlink(folder / name)
 
 
 @contextlib.contextmanager
@@ -233,11 +263,12 @@ def alone_in(folder: Path) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    opened = os.open(folder, os.O_RDONLY)
+    lock = Lock()
     try:
-        yield hold(opened, wait=True)
+        lock.open(folder, os.O_RDONLY)
+        yield lock.take(wait=True)
     finally:
-        os.close(opened)
+        lock.close()
 
 
 # --- the disk
@@ -252,6 +283,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(opened)
     except OSError as error:
         if error.errno != errno.EINVAL:  # a file system that syncs no folders
-            raise
+            raise OSError(error.errno, error.strerror, os.fspath(folder)) from None
     finally:
         os.close(opened)

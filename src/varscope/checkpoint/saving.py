@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Executor, ThreadPoolExecutor, wait
@@ -565,6 +566,8 @@ class Writing:
     ) -> None:
         self.tensors, self.files, self.place, self.target = tensors, files, place, target
         self.waiting = deque(files)
+        self.begun: list[bool] = []  # an entry for each thread
+        self.ended: list[bool] = []
         self.reported = -1
         self.share = tensors.nbytes / max(tensors.nbytes + int(tensors.described.sum()), 1)
 
@@ -575,44 +578,52 @@ class Writing:
 
         `meanwhile` is what else there is to do.
         """
-        if threads == 1:
+        if threads == 1 and report is None:
             meanwhile()
-            while self.waiting:
-                self.write(self.waiting.popleft(), None)
-                self.tell(report)
+            self.work(None)
             return
-        with ThreadPoolExecutor(threads) as helpers, ThreadPoolExecutor(threads) as writers:
-            count = min(threads, len(self.files))
-            running = {writers.submit(self.work, helpers) for _ in range(count)}
-            try:
-                meanwhile()
-                while running:
-                    done, running = wait(running, REPORT, FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    self.tell(report)
-            finally:
-                self.waiting.clear()  # after an exception; files that are begun are finished
+        try:
+            with ThreadPoolExecutor(threads) as helpers, ThreadPoolExecutor(threads) as writers:
+                try:
+                    count = min(threads, len(self.files))
+                    running = {writers.submit(self.work, helpers) for _ in range(count)}
+                    meanwhile()
+                    while running:
+                        done, running = wait(running, REPORT, FIRST_EXCEPTION)
+                        for future in done:
+                            future.result()
+                        self.tell(report)
+                finally:
+                    self.waiting.clear()  # after an exception: files that are begun are finished
+        finally:
+            # The pools have waited for that, unless it was there that an interrupt came.
+            while len(self.ended) < len(self.begun):
+                time.sleep(0.001)
 
-    def work(self, helpers: Executor) -> None:
+    def work(self, helpers: Executor | None) -> None:
         """What a thread does: write one file after the other."""
-        while True:
-            try:
-                file = self.waiting.popleft()
-            except IndexError:
-                return
-            self.write(file, helpers)
+        self.begun.append(True)
+        try:
+            while True:
+                try:
+                    file = self.waiting.popleft()
+                except IndexError:
+                    return
+                self.write(file, helpers)
+        finally:
+            self.ended.append(True)
 
     def tell(self, report: Progress | None) -> None:
         """Report how many bytes there are by now; that all are, `save` says when it is done."""
         if report is None:
             return
         nbytes, total = 0, self.tensors.nbytes
-        for entry in os.scandir(self.place.path):
-            with contextlib.suppress(FileNotFoundError):  # just renamed
-                found = entry.stat()
-                # The library makes a file as long as it is going to be, and then fills it.
-                nbytes += min(found.st_size, getattr(found, "st_blocks", 0) * 512)
+        with os.scandir(self.place.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # just renamed
+                    found = entry.stat()
+                    # The library makes a file as long as it is going to be, and then fills it.
+                    nbytes += min(found.st_size, getattr(found, "st_blocks", 0) * 512)
         done = min(int(nbytes * self.share), total - 1)
         if done > self.reported:
             self.reported = done
