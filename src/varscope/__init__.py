@@ -68,7 +68,10 @@ from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
 if TYPE_CHECKING:
-    from varscope.checkpoint import Checkpoint, StoredTensor, open, restore, save
+    from varscope.checkpoint.contents import Checkpoint, StoredTensor
+    from varscope.checkpoint.opening import open
+    from varscope.checkpoint.restoring import restore
+    from varscope.checkpoint.saving import save
     from varscope.name_maps import NameMap
 
 __all__ = [
@@ -140,8 +143,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 # What many programs never use is imported when it is first asked for: where each name is.
-_LATE = dict.fromkeys(["Checkpoint", "StoredTensor", "open", "restore", "save"], "checkpoint")
-_LATE["NameMap"] = "name_maps"
+_LATE = {
+    "Checkpoint": "checkpoint.contents",
+    "NameMap": "name_maps",
+    "StoredTensor": "checkpoint.contents",
+    "open": "checkpoint.opening",
+    "restore": "checkpoint.restoring",
+    "save": "checkpoint.saving",
+}
 
 
 def __getattr__(name: str) -> object:
