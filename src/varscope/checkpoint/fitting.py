@@ -35,6 +35,8 @@ from varscope.shapes import Part
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from varscope.variables import Variable
+
 CASTS = ("safe", "same_kind", "unsafe")
 SHOWN = 10  # lines of each group in an error
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -200,7 +202,8 @@ class Wanted:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.names: list[str] = graph._op_names()
+        self.op_names: list[str] = graph._op_names()
+        self.names = list(self.op_names)  # those of whole variables for their shards
         self.specs: list[int] = np.frombuffer(spec_numbers(graph), np.uint32).tolist()
         self.all_specs: list[Spec] = graph._all_specs()
         count = min(len(self.names), len(self.specs))
@@ -219,6 +222,18 @@ class Wanted:
                 if 0 <= row < count:
                     self.names[row] = path
                     self.parts[row] = kept.slicing.part(i)
+
+    def handles(self, rows: list[int]) -> list[Variable] | None:
+        """The variables of some rows; None where others have moved to these rows meanwhile.
+
+        They do where a variable before them is withdrawn, because what created it raised.
+        """
+        try:
+            found = [self.graph._handle(row) for row in rows]
+        except IndexError:
+            return None
+        count = len(self.op_names)
+        return found if self.graph._op_names()[:count] == self.op_names else None
 
     def facts(self, row: int) -> tuple[Any, Any]:
         """The dtype and the shape of a variable, those of the whole for a shard."""

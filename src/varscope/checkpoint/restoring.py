@@ -142,16 +142,19 @@ def restore(
     check_arguments(graph, cast)
     workers = as_threads(threads)
     with as_report(progress, "restore") as report, contextlib.closing(Sources(path)) as sources:
-        wanted, tensors = Wanted(graph), Tensors(sources, names)
-        found = fitted(wanted, tensors, cast)
-        error = found.error(bool(partial))
-        if error is not None:
-            raise error
+        tensors, handles = Tensors(sources, names), None
+        while handles is None:
+            wanted = Wanted(graph)
+            found = fitted(wanted, tensors, cast)
+            error = found.error(bool(partial))
+            if error is not None:
+                raise error
+            handles = wanted.handles(found.rows.tolist())
         if verify:
             for checkpoint in sources.checkpoints:
                 checkpoint.verify()
         done = RestoreReport(found.restored, found.missing, found.left_over)
-        Run(graph, wanted, tensors, found, workers, report).run()
+        Run(wanted, handles, tensors, found, workers, report).run()
         return done
 
 
@@ -248,16 +251,16 @@ class Run:
 
     def __init__(
         self,
-        graph: Graph,
         wanted: Wanted,
+        handles: list[Variable],
         tensors: Tensors,
         found: Fit,
         threads: int,
         report: Progress | None,
     ) -> None:
-        self.graph = graph
-        self.storage: Any = graph.storage
-        self.in_slabs = not isinstance(graph.storage, Heap)
+        self.graph = wanted.graph
+        self.storage: Any = self.graph.storage
+        self.in_slabs = not isinstance(self.storage, Heap)
         self.tensors, self.names = tensors, wanted.names
         self.rows: list[int] = found.rows.tolist()
         self.numbers: list[int] = found.numbers.tolist()
@@ -269,7 +272,10 @@ class Run:
             self.parts = {
                 i: wanted.parts[row] for i, row in enumerate(self.rows) if row in wanted.parts
             }
-        self.handles: list[Variable] = [graph._handle(row) for row in self.rows]
+        self.handles = handles
+        self.cut_across = np.zeros(len(self.rows), bool)  # shards in more than one run of bytes
+        for i, part in self.parts.items():
+            self.cut_across[i] = not is_run(part)
         self.places = Places(tensors)
         sizes = [nbytes_of(kind) if type(kind) is Kind else 0 for kind in found.kinds]
         self.sizes = np.array(sizes, np.int64)[found.which]
@@ -301,6 +307,8 @@ class Run:
             self.holds_places = self.storage.restoring.acquire(blocking=False)
         try:
             todo = list(range(len(self.handles)))
+            if not todo:
+                self.tell(0)
             while todo:
                 self.stage(todo)
                 self.tell(self.total)  # what it raises comes before anything is changed
@@ -324,10 +332,7 @@ class Run:
         chosen = np.array(targets, np.int64)
         of_kind = np.array([self.sort(kind) for kind in self.alike])
         sorts = of_kind[self.which[chosen]]
-        sorts[self.places.odd[self.numbers_of[chosen]]] = ODD
-        for i, part in self.parts.items():
-            if not is_run(part):
-                sorts[chosen == i] = ODD
+        sorts[self.places.odd[self.numbers_of[chosen]] | self.cut_across[chosen]] = ODD
         alone: dict[int, list[int]] = {}
         for i in chosen[sorts == ODD].tolist():
             alone.setdefault(self.numbers[i], []).append(i)
