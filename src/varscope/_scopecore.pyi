@@ -473,6 +473,22 @@ def scan_header(
     header: Buffer,
 ) -> tuple[list[str], list[str], list[tuple[int, ...]], bytes, bytes | None] | None: ...
 
+# --- names as trees of dicts
+
+_Scope: TypeAlias = dict[str, Any]
+
+def name_tree(
+    names: list[str], contents: list[int]
+) -> tuple[_Scope, list[_Scope], list[_Scope], list[str]]: ...
+def number_scopes(
+    scopes: list[_Scope],
+    parents: list[_Scope],
+    components: list[str],
+    known: dict[tuple[Any, ...], int],
+    fold_children: Callable[[_Scope], int],
+) -> None: ...
+
+
 # --- what only the core uses
 
 class _SlabStorage(Protocol):

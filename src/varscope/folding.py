@@ -25,7 +25,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
+
+from varscope._scopecore import name_tree, number_scopes
 
 __all__ = ["components", "escaped", "expand", "fold", "printable"]
 
@@ -44,9 +46,6 @@ _PARTS = re.compile(
     rf"\{{,_\[?(?P<beside_bare>[0-9,-]+)\]?\}}|\[(?P<numbers>[0-9][0-9,-]*)\]|(?P<escape>{_ESCAPE})"
 )
 _COMPONENT = re.compile(r"[^/.]*[/.]|[^/.]+$")
-# Prefixes up to this length are remembered: all of a very deep name's would take memory quadratic
-# in its depth.
-_REMEMBERED = 500
 
 
 def fold(items: Iterable[tuple[str, _Kind]]) -> list[tuple[str, _Kind, int]]:
@@ -57,16 +56,17 @@ def fold(items: Iterable[tuple[str, _Kind]]) -> list[tuple[str, _Kind, int]]:
     >>> fold([("layers_0/w", "a"), ("layers_1/w", "a"), ("layers_1/b", "a"), ("layers_2/w", "b")])
     [('layers_[0-1]/w', 'a', 2), ('layers_1/b', 'a', 1), ('layers_2/w', 'b', 1)]
     """
+    pairs = list(items)
+    names, kinds = [name for name, _ in pairs], [kind for _, kind in pairs]
     contents = _Contents()
-    tree = _Tree(items, contents)
-    # Parents come before their children, so backwards every child is ready.
-    columns = (reversed(each) for each in (tree.scopes, tree.parents, tree.components))
-    for children, parent, name in zip(*columns, strict=True):
-        parent[name] = contents.add_scope(children)
-    kinds = list(tree.content_of_kind)
-    rows = contents.unfolded(contents.fold_children(tree.root))
-    folded = [(pattern, kinds[kind], count) for pattern, kind, count in rows]
-    if sum(count for _, _, count in folded) != tree.number_of_names:
+    number_of_kind = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    content_of_kind = {kind: contents.add_kind(number) for kind, number in number_of_kind.items()}
+    root, scopes, parents, components = name_tree(names, [content_of_kind[kind] for kind in kinds])
+    number_scopes(scopes, parents, components, contents.of_scope, contents.fold_children)
+    found = list(number_of_kind)
+    rows = contents.unfolded(contents.fold_children(root))
+    folded = [(pattern, found[kind], count) for pattern, kind, count in rows]
+    if sum(count for _, _, count in folded) != len(names):
         raise ValueError("the same path occurs twice; a summary is of distinct names")
     return folded
 
@@ -136,7 +136,7 @@ class _Contents:
         self._repeats: list[int] = []
         self._below: list[int] = []
         self._kinds: dict[int, int] = {}
-        self._of_scope: dict[tuple[str | int, ...], int] = {}
+        self.of_scope: dict[tuple[Any, ...], int] = {}  # by its children: names, then contents
         self._rows: dict[int, list[int]] = {}
         self._of_row: dict[tuple[str, int], int] = {}
         self._splits: dict[str, tuple[str, int]] = {}
@@ -146,14 +146,6 @@ class _Contents:
         content = self._close()
         self._kinds[content] = number
         self._rows[content] = [content]
-        return content
-
-    def add_scope(self, children: dict[str, int]) -> int:
-        """The content of a scope with these children, the same for equal children."""
-        key: tuple[str | int, ...] = (*children, *children.values())
-        content = self._of_scope.get(key)
-        if content is None:
-            content = self._of_scope[key] = self.fold_children(children)
         return content
 
     def fold_children(self, children: dict[str, int]) -> int:
@@ -282,71 +274,6 @@ def _split(name: str) -> tuple[str, int]:
 def _may_be_numbered(name: str) -> bool:
     # Cheaper than the expression, and for most names enough.
     return name[-1:] in _DIGITS or name[-2:-1] in _DIGITS
-
-
-class _Tree(Generic[_Kind]):
-    """The names as nested dicts from component to child; those of scopes end with a separator.
-
-    A child is a dict for a scope and a content for a variable.  All scopes but the root are in
-    ``scopes``, parents first; their parents and components in the lists beside it.
-    """
-
-    def __init__(self, items: Iterable[tuple[str, _Kind]], contents: _Contents) -> None:
-        self.root: dict[str, Any] = {}
-        self.scopes: list[dict[str, Any]] = []
-        self.parents: list[dict[str, Any]] = []
-        self.components: list[str] = []
-        self.content_of_kind: dict[_Kind, int] = {}
-        self.number_of_names = 0
-        self._scope_at = scope_at = {"": self.root}
-        content_of_kind = self.content_of_kind
-        for name, kind in items:
-            self.number_of_names += 1
-            content = content_of_kind.get(kind)
-            if content is None:
-                content = content_of_kind[kind] = contents.add_kind(len(content_of_kind))
-            cut = name.rfind("/") + 1
-            cut = name.rfind(".", cut) + 1 or cut
-            prefix = name[:cut]
-            children = scope_at.get(prefix)
-            if children is None:
-                children = scope_at[prefix] = self._open_scope(prefix)
-            children[name[cut:]] = content
-
-    def _open_scope(self, prefix: str) -> dict[str, Any]:
-        """The scope of a prefix that is not known, below the nearest one that is."""
-        known = self._scope_at
-        end = len(prefix)
-        start = _last_component(prefix, end)
-        children = known.get(prefix[:start])
-        if children is not None:  # mostly: one more scope beside others
-            return self._child(children, prefix[start:])
-        ends = [end]
-        while children is None:
-            ends.append(start)
-            start = _last_component(prefix, start)
-            children = known.get(prefix[:start]) if start <= _REMEMBERED else None
-        for end in reversed(ends):
-            children = self._child(children, prefix[start:end])
-            if end <= _REMEMBERED:
-                known[prefix[:end]] = children
-            start = end
-        return children
-
-    def _child(self, children: dict[str, Any], component: str) -> dict[str, Any]:
-        child: dict[str, Any] | None = children.get(component)
-        if child is None:
-            child = children[component] = {}
-            self.scopes.append(child)
-            self.parents.append(children)
-            self.components.append(component)
-        return child
-
-
-def _last_component(name: str, end: int) -> int:
-    """Where the last component of name[:end] starts."""
-    slash = name.rfind("/", 0, end - 1) + 1
-    return name.rfind(".", slash, end - 1) + 1 or slash
 
 
 def _pattern(stem: str, numbers: list[int]) -> str:
