@@ -1,56 +1,16 @@
 # Names as a tree of dicts, and equal scopes of it found: what `varscope.folding` does for each of
 # half a million names.  Only dicts, lists and strings: nothing here knows of a graph.
 
-cdef enum:
-    REMEMBERED = 500           # characters: see name_tree
+cdef inline bint is_separator(Py_UCS4 character) noexcept:
+    return character == u"/" or character == u"."
 
 
-cdef inline Py_ssize_t behind_last_separator(str text, Py_ssize_t end) noexcept:
-    """Where the part of text[:end] behind its last slash or dot starts."""
-    cdef Py_UCS4 character
-    while end > 0:
-        character = text[end - 1]
-        if character == u"/" or character == u".":
-            return end
-        end -= 1
-    return 0
-
-
-@cython.final
-@cython.internal
-cdef class NameTree:
-    cdef dict scope_at         # by the text of the prefix
-    cdef list scopes, parents, components
-
-    cdef dict child(self, dict children, str component):
-        """The scope of a component below another scope."""
-        cdef dict found = children.get(component)
-        if found is None:
-            found = children[component] = {}
-            self.scopes.append(found)
-            self.parents.append(children)
-            self.components.append(component)
-        return found
-
-    cdef dict scope(self, str prefix):
-        """The scope of a prefix that ends with a separator, made where it is not known."""
-        cdef dict children = self.scope_at.get(prefix)
-        cdef Py_ssize_t start, end = len(prefix)
-        cdef list ends
-        if children is not None:
-            return children
-        start, ends = end, []
-        while children is None:  # up to the nearest one that is known
-            ends.append(start)
-            start = behind_last_separator(prefix, start - 1)
-            if start <= REMEMBERED:
-                children = self.scope_at.get(prefix[:start])
-        for end in reversed(ends):
-            children = self.child(children, prefix[start:end])
-            if end <= REMEMBERED or end == len(prefix):
-                self.scope_at[prefix[:end]] = children
-            start = end
-        return children
+cdef inline Py_ssize_t length_in_common(str a, str b) noexcept:
+    """How many characters two texts begin with that are the same."""
+    cdef Py_ssize_t i = 0, least = min(len(a), len(b))
+    while i < least and a[i] == b[i]:
+        i += 1
+    return i
 
 
 def name_tree(list names, list contents):
@@ -58,26 +18,43 @@ def name_tree(list names, list contents):
 
     A child is a dict for a scope, and for a name what `contents` has for it.  Returns the root, and
     of all other scopes, parents first, lists of the scopes, their parents and their components.
-    Prefixes of up to 500 characters are remembered: all of a very deep name's would take memory
-    quadratic in its depth.
+
+    Each name is followed from where it leaves the one before it, which for names in the order of a
+    tree is one step, and at most as many as it has components.
     """
-    cdef NameTree tree = NameTree.__new__(NameTree)
-    cdef dict root = {}, children = root
-    cdef str name, prefix = ""
-    cdef Py_ssize_t cut, i
-    tree.scope_at = {"": root}
-    tree.scopes, tree.parents, tree.components = [], [], []
+    cdef dict root = {}, children, found
+    cdef list scopes = [], parents = [], components = []
+    cdef list path = [root], ends = [0]  # the scopes of the last name, and where their names end
+    cdef str name, component, last = ""
+    cdef Py_ssize_t i, at, start, same
     for i in range(len(names)):
         if not i & 0xffff:
             PyErr_CheckSignals()
         item = names[i]
         name = item if type(item) is str else str.__str__(item)
-        cut = behind_last_separator(name, len(name))
-        if cut != len(prefix) or not PyUnicode_Tailmatch(name, prefix, 0, cut, -1):
-            prefix = name[:cut]
-            children = tree.scope(prefix)
-        children[name[cut:]] = contents[i]
-    return root, tree.scopes, tree.parents, tree.components
+        same = length_in_common(name, last)
+        while <Py_ssize_t>ends[len(ends) - 1] > same:
+            ends.pop()
+            path.pop()
+        children = path[len(path) - 1]
+        start = ends[len(ends) - 1]
+        for at in range(start, len(name)):
+            if not is_separator(name[at]):
+                continue
+            component = name[start:at + 1]
+            found = children.get(component)
+            if found is None:
+                found = children[component] = {}
+                scopes.append(found)
+                parents.append(children)
+                components.append(component)
+            children = found
+            start = at + 1
+            path.append(children)
+            ends.append(start)
+        children[name[start:]] = contents[i]
+        last = name
+    return root, scopes, parents, components
 
 
 def number_scopes(list scopes, list parents, list components, dict known, fold_children):

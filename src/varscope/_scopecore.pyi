@@ -488,7 +488,6 @@ def number_scopes(
     fold_children: Callable[[_Scope], int],
 ) -> None: ...
 
-
 # --- what only the core uses
 
 class _SlabStorage(Protocol):

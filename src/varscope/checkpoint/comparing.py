@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 
@@ -66,6 +67,44 @@ class ChangedValues(NamedTuple):
     relative: float | None
 
 
+@dataclass(eq=False)
+class ValueChanges(Sequence[ChangedValues]):
+    """The tensors whose values differ; columns, as there may be half a million of them.
+
+    `absolute` and `relative` are NaN where an entry has None.
+    """
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[tuple[int, ...]]
+    elements: npt.NDArray[np.int64]
+    absolute: npt.NDArray[np.float64]
+    relative: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> ChangedValues: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ChangedValues]: ...
+    def __getitem__(self, index: int | slice) -> ChangedValues | list[ChangedValues]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        absolute, relative = float(self.absolute[index]), float(self.relative[index])
+        return ChangedValues(
+            self.names[index],
+            self.dtypes[index],
+            self.shapes[index],
+            int(self.elements[index]),
+            None if math.isnan(absolute) else absolute,
+            None if math.isnan(relative) else relative,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What differs between `a` and `b`; a tensor may be in several of the lists.
@@ -81,7 +120,7 @@ class Comparison:
     renamed: list[Renamed]
     shapes: list[Changed]
     dtypes: list[Changed]
-    values: list[ChangedValues]
+    values: ValueChanges
     compared: int
 
     @property
@@ -256,10 +295,11 @@ class _Run:
         places = zip(places_a[where].tolist(), places_b[where].tolist(), strict=True)
         return [Changed(self.a.names[i], column_a[i], column_b[j]) for i, j in places]
 
-    def values(self, places_a: _Places, places_b: _Places) -> tuple[list[ChangedValues], int]:
+    def values(self, places_a: _Places, places_b: _Places) -> tuple[ValueChanges, int]:
         """The tensors of one shape whose values differ, and how many were compared."""
         if self.checkpoints is None:
-            return [], 0
+            nothing = np.empty(0)
+            return ValueChanges([], [], [], nothing.astype(np.int64), nothing, nothing), 0
         shapes = self.shape_numbers[0][places_a]
         same_shape = np.flatnonzero(shapes == self.shape_numbers[1][places_b])
         shapes, places_a, places_b = (each[same_shape] for each in (shapes, places_a, places_b))
@@ -272,16 +312,15 @@ class _Run:
             found.find(unknown, tell)
         where = np.flatnonzero(found.elements)
         places = places_a[where].tolist()
-        values = zip(
-            map(self.a.names.__getitem__, places),
-            map(self.a.dtype_names.__getitem__, places),
-            map(self.a.shapes.__getitem__, places),
-            found.elements[where].tolist(),
-            _known(found.absolute[where]),
-            _known(found.relative[where]),
-            strict=True,
+        values = ValueChanges(
+            list(map(self.a.names.__getitem__, places)),
+            list(map(self.a.dtype_names.__getitem__, places)),
+            list(map(self.a.shapes.__getitem__, places)),
+            found.elements[where],
+            found.absolute[where],
+            found.relative[where],
         )
-        return list(map(ChangedValues._make, values)), len(same_shape)
+        return values, len(same_shape)
 
     def same_checksums(self, places_a: _Places, places_b: _Places) -> npt.NDArray[np.bool_]:
         """Of each pair, whether both have a recorded checksum, and the same one."""
@@ -322,10 +361,10 @@ def _others(count: int, places: _Places) -> _Places:
 def _numbered(a: Sequence[Hashable], b: Sequence[Hashable]) -> _Numbers:
     """The entries of two columns as numbers, equal ones as equal numbers."""
     number_of = {entry: number for number, entry in enumerate(dict.fromkeys(itertools.chain(a, b)))}
-    first, second = (
-        np.fromiter(map(number_of.__getitem__, column), np.intp, len(column)) for column in (a, b)
-    )
-    return first, second
+    first = np.fromiter(map(number_of.__getitem__, a), np.intp, len(a))
+    if a == b:  # mostly
+        return first, first
+    return first, np.fromiter(map(number_of.__getitem__, b), np.intp, len(b))
 
 
 def _may_be_equal(a: Iterable[int | None] | None, b: Iterable[int | None] | None) -> bool:
@@ -336,10 +375,3 @@ def _may_be_equal(a: Iterable[int | None] | None, b: Iterable[int | None] | None
     return len(a) == len(b) and all(
         x is None or y is None or x == y for x, y in zip(a, b, strict=True)
     )
-
-
-def _known(differences: npt.NDArray[np.float64]) -> list[float | None]:
-    known: list[float | None] = differences.tolist()
-    for place in np.flatnonzero(np.isnan(differences)).tolist():
-        known[place] = None
-    return known

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from varscope import folding
 from varscope.checkpoint.comparing import (
     Changed,
-    ChangedValues,
     Comparison,
     Listing,
     Renamed,
+    ValueChanges,
     compare,
 )
 from varscope.cli import models, printing
@@ -23,9 +24,11 @@ from varscope.folding import printable
 from varscope.progress import as_report
 from varscope.summary import format_type
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 NUMBERS = re.compile("[0-9]+")
 RANGES = re.compile(r"\[[0-9][0-9,-]*\]")  # of a pattern
-NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 NAME, TYPE = Column("", "<", "bold"), Column("type", "<", "cyan")
 COUNT = Column("count", ">", "green")
 
@@ -94,7 +97,6 @@ def print_sections(found: Comparison) -> None:
 
 
 VALUE_TITLES = ("elements", "absolute", "relative")
-FIELDS = tuple(map(operator.attrgetter, VALUE_TITLES))
 
 
 def section(title: str, columns: list[Column], rows: Iterable[list[str]]) -> None:
@@ -107,9 +109,9 @@ def section(title: str, columns: list[Column], rows: Iterable[list[str]]) -> Non
 
 def kinds_of(names: Iterable[str], listing: Listing) -> dict[str, tuple[str, Any]]:
     """Dtype and shape of some names."""
-    chosen = set(names)
-    columns = zip(listing.names, listing.dtype_names, listing.shapes, strict=True)
-    return {name: (dtype, shape) for name, dtype, shape in columns if name in chosen}
+    kinds = zip(listing.dtype_names, listing.shapes, strict=True)
+    kind_of = dict(zip(listing.names, kinds, strict=True))
+    return {name: kind_of[name] for name in names}
 
 
 def folded(names: list[str], listing: Listing) -> Iterator[list[str]]:
@@ -128,27 +130,26 @@ def shape_text(shape: Any) -> str:
     return format_type("", shape)
 
 
-def value_rows(values: list[ChangedValues]) -> Iterator[list[str]]:
+def value_rows(values: ValueChanges) -> Iterator[list[str]]:
     """The largest differences of all the tensors in a row."""
-    by_name = {each.name: each for each in values}
-    items = ((each.name, (each.dtype, each.shape)) for each in values)
-    for pattern, kind, count in folding.fold(items):
-        those = list(map(by_name.__getitem__, folding.expand(pattern)))
-        elements, absolute, relative = (list(map(field, those)) for field in FIELDS)
+    place_of = dict(zip(values.names, range(len(values)), strict=True))
+    kinds = zip(values.dtypes, values.shapes, strict=True)
+    for pattern, kind, count in folding.fold(zip(values.names, kinds, strict=True)):
+        those = np.fromiter(map(place_of.__getitem__, folding.expand(pattern)), np.intp, count)
         yield [
             pattern,
             printable(format_type(*kind)),
             times(count),
-            f"{sum(elements):,}",
-            largest(absolute),
-            largest(relative),
+            f"{values.elements[those].sum():,}",
+            largest(values.absolute[those]),
+            largest(values.relative[those]),
         ]
 
 
-def largest(differences: Sequence[float | None]) -> str:
+def largest(differences: npt.NDArray[np.float64]) -> str:
     """The largest of some differences; nothing where they have no size."""
-    known = differences if None not in differences else [x for x in differences if x is not None]
-    return f"{max(known):.3g}" if known else ""  # type: ignore[type-var]
+    known = differences[~np.isnan(differences)]
+    return f"{known.max():.3g}" if len(known) else ""
 
 
 def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]]:
@@ -156,7 +157,7 @@ def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]
     new_name = {each.old: each.new for each in renamed}
     kinds = kinds_of(new_name, listing) if renamed else {}
     # What becomes of one row is of one kind, has one reason and new names of one form.
-    items = ((old, (kinds[old], by, new.translate(NO_DIGITS))) for old, new, by in renamed)
+    items = ((old, (kinds[old], by, without_digits(new))) for old, new, by in renamed)
     for pattern, (kind, by, _), count in folding.fold(items):
         olds = list(folding.expand(pattern))
         news = [new_name[old] for old in olds]
@@ -170,6 +171,11 @@ def renamed_rows(renamed: list[Renamed], listing: Listing) -> Iterator[list[str]
             ]
         for old, new, how_often in pairs:
             yield [f"{old} {ARROW} {new}", printable(format_type(*kind)), how_often, by]
+
+
+def without_digits(name: str) -> bytes:
+    # Of bytes it takes a tenth of the time.
+    return name.encode("utf-8", "surrogatepass").translate(None, b"0123456789")
 
 
 def pattern_of(names: list[str], other: str) -> str | None:
