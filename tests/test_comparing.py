@@ -3,6 +3,7 @@
 import hypothesis
 import numpy as np
 import pytest
+from bundle_writer import Bundle, entry, varint
 from command_line import write
 from hypothesis import strategies as st
 from requires import require_ml_dtypes
@@ -264,3 +265,53 @@ def test_any_tensors_in_any_order(compared, pairs, random, block):
     for name in wanted:
         assert got[name] == pytest.approx(wanted[name])
     assert told == sorted(told) and told[-1][0] == told[-1][1] == sum(x.nbytes for x in a.values())
+
+
+# ---------------------------------------------------------------------------- what differs in kind
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f2", "i4", "c8"])
+def test_float64_beside_another_dtype(compared, dtype):
+    """To NumPy the dtype float64 equals None."""
+    a, b = {"v": np.array([1.0, 2.0])}, {"v": np.array([1, 3]).astype(dtype)}
+    for one, other in ((a, b), (b, a)):
+        (value,) = compared(one, other).values
+        assert (value.elements, value.absolute) == (1, 1.0)
+
+
+def bundle(path, **settings):
+    made = Bundle(**settings)
+    return made, lambda: vs.open(made.write(path))
+
+
+@pytest.mark.parametrize("size", [5, 2 << 20])
+def test_texts_of_tensorflow(tmp_path, size):
+    """Of one shape, and yet of other lengths; they count as bytes."""
+    checkpoints = []
+    for number, text in enumerate((b"a" * size, b"ab" + b"a" * size)):
+        made, opened = bundle(tmp_path / str(number))
+        made.data[0] += varint(len(text)) + text
+        made.entries[b"t"] = entry("string", (1,), nbytes=len(made.data[0]))
+        checkpoints.append(opened())
+    a, b = checkpoints
+    for one, other in ((a, b), (b, a)):
+        (value,) = compare(one, other).values
+        assert value.elements >= 3
+        assert value.absolute is None
+    assert compare(a, a).same
+
+
+def test_equal_bytes_in_another_order_are_other_values(tmp_path):
+    values = np.array([1, 2], F4)
+    made, little = bundle(tmp_path / "little")
+    made.add("v", values)
+    made.add("old", values)
+    made, big = bundle(tmp_path / "big", swapped=True)
+    made.add("v", values.byteswap())
+    made.add("new", values.byteswap())
+    found = compare(little(), big())
+    assert [value.elements for value in found.values] == [2]
+    assert not found.renamed
+    made.add("v", values)
+    made.entries[b"old"] = made.entries.pop(b"new")
+    assert [value.name for value in compare(little(), big()).values] == ["old"]

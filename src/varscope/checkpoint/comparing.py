@@ -56,7 +56,7 @@ class ChangedValues(NamedTuple):
 
     `dtype` and `shape` are those that `a` has.  `relative` is relative to the larger of two values.
     Both are infinite where only one of two values is NaN or infinite, and None where the dtype has
-    no numbers.
+    no numbers.  Of a dtype that cannot be read here `elements` are bytes.
     """
 
     name: str
@@ -216,6 +216,13 @@ class _Run:
         both = self.model_a, self.model_b
         return both if all(isinstance(each, Checkpoint) for each in both) else None  # type: ignore[return-value]
 
+    @functools.cached_property
+    def same_order(self) -> bool:
+        """Whether equal bytes are equal values: not where one machine wrote them back to front."""
+        assert self.checkpoints is not None
+        a, b = self.checkpoints
+        return a._columns.swapped == b._columns.swapped
+
     def compared(self) -> Comparison:
         places_a, places_b = self.common()
         removed = _others(len(self.a.names), places_a)
@@ -269,7 +276,7 @@ class _Run:
         if not len(removed) or not len(added):
             return []
         contents = None
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.same_order:
             a, b = self.checkpoints
             contents = renames.checksums(a, removed), renames.checksums(b, added)
         kinds_a, kinds_b = (
@@ -326,7 +333,7 @@ class _Run:
         """Of each pair, whether both have a recorded checksum, and the same one."""
         assert self.checkpoints is not None
         a, b = map(renames.recorded_checksums, self.checkpoints)
-        if a is None or b is None:
+        if a is None or b is None or not self.same_order:
             return np.zeros(len(places_a), np.bool_)
         (sums_a, known_a), (sums_b, known_b) = a, b
         equal: npt.NDArray[np.bool_] = sums_a[places_a] == sums_b[places_b]

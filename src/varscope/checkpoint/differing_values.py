@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 BLOCK = 1 << 20  # bytes that are compared at a time: their differences stay in the cache
+BYTES = np.dtype("V1")  # what a tensor of a dtype that cannot be read here is made of
 
 
 class Stored:
@@ -65,6 +66,12 @@ class Stored:
         (pages,) = view.values()
         return np.frombuffer(pages[offset + start : offset + stop], np.uint8)
 
+    def all_bytes_of(self, place: int) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor, also of one in pieces."""
+        pieces: list[Any] = self.columns.pieces.get(place, [None])
+        parts = [self.checkpoint._bytes(place, piece) for piece in pieces]
+        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+
     def _views(self, files: Iterable[int]) -> dict[int, memoryview]:
         return {file: memoryview(self.checkpoint._pages(file)) for file in files}
 
@@ -96,10 +103,16 @@ class Differences:
         """Compare the values of these pairs; `tell(bytes)` hears of each block that is done."""
         a, b = self.sides
         sizes = a.columns.nbytes_of[self.places[0]]
+        other_sizes = b.columns.nbytes_of[self.places[1]]
         flat = a.in_one_piece()[self.places[0]] & b.in_one_piece()[self.places[1]]
         for dtypes, group in self._by_dtypes(pairs):
-            if None in dtypes and dtypes[0] is not dtypes[1]:
+            if any(dtype is None for dtype in dtypes):  # not by ==: to NumPy, None is float64
                 continue  # one of them cannot be read: that the dtypes differ is said already
+            if dtypes[0] == BYTES:
+                apart = ~flat[group] | (sizes[group] != other_sizes[group])
+                for pair in group[apart].tolist():
+                    self._compare_bytes(pair, tell)
+                group = group[~apart]
             for pair in group[~flat[group]].tolist():
                 self._compare_rows(pair, tell)
             for batch in batches(group[flat[group]], sizes):
@@ -128,7 +141,7 @@ class Differences:
                 for side, places in zip(self.sides, self.places, strict=True)
             )
             if dtype_a is None and name_a == name_b:
-                dtype_a = dtype_b = np.dtype(np.uint8)  # its bytes can be compared all the same
+                dtype_a = dtype_b = BYTES  # these can be compared all the same
             yield (dtype_a, dtype_b), group[np.argsort(self.places[0][group], kind="stable")]
 
     def _compare_batch(self, batch: npt.NDArray[np.intp], dtypes: Any) -> None:
@@ -162,6 +175,21 @@ class Differences:
             ]
             self._add(pair, *arrays)
             tell((stop - start) * dtypes[0].itemsize)
+
+    def _compare_bytes(self, pair: int, tell: Callable[[int], object]) -> None:
+        """Texts, say, of other lengths: the bytes that only one has differ too."""
+        a, b = (
+            side.all_bytes_of(int(places[pair]))
+            for side, places in zip(self.sides, self.places, strict=True)
+        )
+        common = min(len(a), len(b))
+        for start in range(0, common, BLOCK):
+            stop = min(start + BLOCK, common)
+            self._add(pair, a[start:stop].view(BYTES), b[start:stop].view(BYTES))
+        if len(a) != len(b):
+            self.elements[pair] += abs(len(a) - len(b))
+            self.absolute[pair] = self.relative[pair] = np.nan
+        tell(len(a))
 
     def _compare_rows(self, pair: int, tell: Callable[[int], object]) -> None:
         """A tensor that has to be put together of pieces, or has another byte order."""
