@@ -1,7 +1,9 @@
 """`varscope show`: the folded tree of files and builders, and what a terminal gets of names."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,6 +14,7 @@ from command_line import environment, invoke, on_terminal, refused, run, write
 from requires import on_posix
 
 from varscope import folding
+from varscope.cli import models
 from varscope.cli.printing import TIMES
 
 W = np.zeros((2, 3), np.float32)
@@ -222,3 +225,48 @@ def test_a_pipe_that_nobody_reads_any_more(tmp_path):
         os.close(read)
         assert child.communicate(timeout=60)[1] == b""
     assert child.returncode == 141
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "/".join(["**", "*", "a*"] * 10 + ["x"]),
+        "/".join(["**"] * 20 + ["x"]),
+        "**/" + "*a" * 40 + "x",
+    ],
+    ids=["parts", "deep", "stars"],
+)
+def test_no_pattern_takes_long(pattern):
+    """A plain regex would try all ways to share a name out among the wildcards."""
+    find = models.glob(pattern, "/").fullmatch
+    assert not find("/".join(["a"] * 200))
+    assert not find("a/" + "a" * 1000)
+    assert find("/".join(["a"] * 50 + ["a" * 60 + "x"])) or not pattern.endswith("*a" * 40 + "x")
+
+
+@pytest.mark.parametrize("separator", "/.")
+def test_patterns_are_those_of_find(separator):
+    """Beside the plain regex of a pattern, on all short names of a few components."""
+    inner, end = f"[^{separator}]", re.escape(separator)
+    names = [
+        separator.join(parts)
+        for count in range(1, 5)
+        for parts in itertools.product(["a", "b", "ab"], repeat=count)
+    ]
+    for parts in itertools.product(["**", "*", "a", "a*", "*b*", "?"], repeat=3):
+        *scopes, last = (
+            part if part == "**" else part.replace("*", f"{inner}*").replace("?", inner)
+            for part in parts
+        )
+        text = "".join(f"(?:{inner}*{end})*" if part == "**" else part + end for part in scopes)
+        plain = re.compile(text + (".*" if last == "**" else last))
+        found = models.glob(separator.join(parts), separator)
+        for name in names:
+            assert bool(found.fullmatch(name)) == bool(plain.fullmatch(name)), (parts, name)
+
+
+def test_a_name_of_many_components(tmp_path):
+    """One line of the tree, put together at once and not of ever longer texts."""
+    name = "/".join(["a"] * 20_000)
+    path = write(tmp_path / "deep.safetensors", {name: W})
+    assert tree(show(path).stdout) == [[name, "float32[2,", "3]", "6", "24"]]

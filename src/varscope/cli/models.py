@@ -69,18 +69,36 @@ def separator(names: Sequence[str]) -> str:
 
 
 def glob(pattern: str, separator: str) -> re.Pattern[str]:
-    """The regular expression of a pattern on components, as ``Graph.find`` has them."""
+    """The regular expression of a pattern on components, as ``Graph.find`` has them.
+
+    What stands between two wildcards is taken where it first comes, and never looked for again
+    (``(?>``): so no pattern takes long, however many wildcards there are.
+    """
     inner, end = f"[^{re.escape(separator)}]", re.escape(separator)
+    runs: list[list[str]] = [[]]  # components with no ** between them
     *scopes, last = pattern.split(separator)
-    text = "".join(
-        f"(?:{inner}*{end})*" if each == "**" else component(each, inner) + end for each in scopes
-    )
-    return re.compile(text + (".*" if last == "**" else component(last, inner)), re.DOTALL)
+    for each in scopes:
+        if each == "**":
+            runs.append([])
+        else:
+            runs[-1].append(component(each, inner) + end)
+    rest = ".*" if last == "**" else component(last, inner)
+    first, *others = map("".join, runs)
+    if not others:
+        return re.compile(first + rest, re.DOTALL)
+    middle = "".join(f"(?>(?:{inner}*+{end})*?{run})" for run in others[:-1] if run)
+    return re.compile(f"{first}{middle}(?:{inner}*{end})*{others[-1]}{rest}", re.DOTALL)
 
 
 def component(pattern: str, inner: str) -> str:
     """The regular expression of one component; `inner` is that of a character in it."""
     if "**" in pattern:
         raise CommandError(f"{pattern!r}: '**' must be a component of its own, as in 'a/**/w'")
-    wild = {"*": f"{inner}*", "?": inner}
-    return "".join(wild.get(character) or re.escape(character) for character in pattern)
+    first, *others = (
+        "".join(inner if character == "?" else re.escape(character) for character in text)
+        for text in pattern.split("*")
+    )
+    if not others:
+        return first
+    middle = "".join(f"(?>{inner}*?{text})" for text in others[:-1])
+    return f"{first}{middle}{inner}*{others[-1]}"

@@ -55,10 +55,11 @@ def entries(root: Node, depth: int | None = None) -> Iterator[Entry]:
     waiting = [Entry(0, label, node) for label, node in reversed(root.children.items())]
     while waiting:
         level, label, node = waiting.pop()
+        labels = [label]
         while node.row is None and len(node.children) == 1:
-            ((below, node),) = node.children.items()
-            label += below
-        yield Entry(level, label, node)
+            ((label, node),) = node.children.items()
+            labels.append(label)
+        yield Entry(level, "".join(labels), node)
         if depth is None or level + 1 < depth:
             children = reversed(node.children.items())
             waiting += [Entry(level + 1, below, child) for below, child in children]
