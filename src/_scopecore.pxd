@@ -324,6 +324,7 @@ cdef class Search:
     cdef uint32_t nodes, rows, names    # those that were there when it began
     cdef uint32_t removed
     cdef uint32_t steps                 # since signals were looked at
+    cdef uint64_t climbed               # steps up the tree in all
     cdef uint32_t *ids                  # by part: the name that a literal one is, or NONE
     cdef uint64_t *fitting              # by name: the parts it fits, and whether that is known
     cdef uint64_t *found                # a bit for each row,
@@ -338,6 +339,8 @@ cdef class Search:
     cdef uint64_t *beyond               # and the states that lie behind it
     cdef bint run(self, list variables) except -1
     cdef bint anywhere(self) noexcept
+    cdef bint climbs_too_far(self) noexcept
+    cdef bint walk_all(self) except -1
     cdef bint begin(self) except -1
     cdef bint look_up(self) noexcept
     cdef bint fill(self, list variables) except -1

@@ -432,3 +432,15 @@ def test_a_search_for_which_memory_is_short_changes_nothing():
             assert found is unknown or found == expected(graph, pattern)
             check(graph, "*/b_?", "**/b/*", "a/**/w", "**")
     assert failed > 10
+
+
+def test_chains_of_scopes_that_grew_side_by_side():
+    """What lies above a variable is not that above the one before: the search turns to walking."""
+    graph = vs.Graph()
+    chains = ["a", "b", "c"]
+    with graph.as_default():
+        for depth in range(60):
+            for number, path in enumerate(chains):
+                vs.get_variable(f"{path}/w", [1])
+                chains[number] = f"{path}/{'xxy'[(depth + number) % 3]}"
+    check(graph, "**/x/w", "**/?/w", "x/?/w", "x/**/w", "**/y/x/?/w", "*/*/x/**/y/w", "**/z/w")

@@ -320,11 +320,25 @@ cdef class Search:
         if start == last or self.anywhere():
             through = self.look_at_leaves()
         elif start == NONE:
-            memcpy(self.states, self.reached, self.glob.words * sizeof(uint64_t))
-            through = self.walk(ROOT)
+            through = self.walk_all()
         else:
             through = self.walk_from(start, bearers)
+        if through and self.climbs_too_far():
+            through = self.walk_all()
         return through and self.fill(variables)
+
+    cdef inline bint climbs_too_far(self) noexcept:
+        """Whether walking down from the root is less work, and so is done instead.
+
+        That is where the nodes of a list lie deep and apart by turns, as where two chains of scopes
+        grew side by side: all that lies above is climbed anew for each.
+        """
+        return self.climbed > 4 * <uint64_t>self.nodes + self.rows
+
+    cdef bint walk_all(self) except -1:
+        self.anchor = NONE
+        memcpy(self.states, self.reached, self.glob.words * sizeof(uint64_t))
+        return self.walk(ROOT)
 
     cdef inline bint anywhere(self) noexcept:
         """Whether the pattern is ** and one more part, so that all above a variable fits."""
@@ -451,6 +465,7 @@ cdef class Search:
             node = self.graph.tree.nodes[node].parent
             at -= 1
         self.steps += depth - at
+        self.climbed += depth - at
         while at < depth:
             at += 1
             self.step(self.reached + (at - 1) * words, self.graph.tree.nodes[self.path[at]].name,
@@ -498,7 +513,7 @@ cdef class Search:
         """Mark the variables with this last component where what lies above fits."""
         cdef uint32_t row = self.outline.bearers[name].first_row, last = self.glob.count - 1
         cdef bint anywhere = self.anywhere()
-        while row != NONE:
+        while row != NONE and not self.climbs_too_far():
             if row < self.rows and (
                     anywhere or has_bit(self.reach(self.graph.table.rows[row].node), last)):
                 self.mark(row)
@@ -510,7 +525,7 @@ cdef class Search:
     cdef bint look_at_renamed(self) except -1:
         cdef const Renamed *renamed
         cdef uint32_t k = 0
-        while k < self.outline.renames:
+        while k < self.outline.renames and not self.climbs_too_far():
             renamed = &self.outline.renamed[k]
             if self.leaf_fits(renamed.leaf) and renamed.row < self.rows and has_bit(
                     self.reach(self.graph.table.rows[renamed.row].node), self.glob.count - 1):
@@ -539,6 +554,8 @@ cdef class Search:
         # Those above others come first, so that a walk that gets to one does its work too.
         for i in range(count):
             node = self.anchors[i]
+            if self.climbs_too_far():
+                break
             if not has_bit(self.walked, node) and self.enter(node) and not self.walk(node):
                 return False
             if not self.go_on():
