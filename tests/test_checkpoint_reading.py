@@ -1078,3 +1078,20 @@ def test_half_a_million_names(tmp_path):
     checkpoint = vs.open(write(tmp_path / "a", noted(entries, data), data))
     checkpoint.verify()
     assert checkpoint.names == names and checkpoint[names[-1]].value()[1, 1] == 4 * count - 1
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are those of POSIX")
+    graph = vs.Graph(seed=1)
+    with graph.as_default():
+        for number in range(40):
+            vs.get_variable(f"v{number}", [10])
+    vs.save(graph, tmp_path, max_shard_size=40)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 20, hard))
+    try:
+        with pytest.raises(OSError, match="40 files, more than this process may have open"):
+            vs.open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(vs.open(tmp_path)) == 40

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 24  # bytes whose checksums are taken at a time
 REPORT = 0.05  # seconds between two reports of progress
+# From Python 3.13 on a map need not hold a descriptor beside ours; a process may have few.
+UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ reads an index and then finds a file of it gone reads the index again.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from varscope.checkpoint import safetensors_headers as headers
-from varscope.checkpoint.contents import Checkpoint, Columns, MappedFile
+from varscope.checkpoint.contents import UNTRACKED, Checkpoint, Columns, MappedFile
 from varscope.checkpoint.notes import Notes
 from varscope.checkpoint.notes import read as read_notes
 from varscope.checkpoint.safetensors_headers import Header, wrong
@@ -70,7 +71,15 @@ def read_index(path: Path, index: Path) -> Checkpoint:
         names = list(dict.fromkeys(weight_map.values()))
         try:
             files = [map_file(inside(index, name)) for name in names]
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                reason = (
+                    f"it lists {len(names):,} files, more than this process may have open; allow "
+                    "it more (ulimit -n), or save in larger ones (max_shard_size)"
+                )
+                raise OSError(error.errno, reason, os.fspath(index)) from None
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise
             before, text = text, index_text(index)
             if text == before:
                 wrong(index, None, f"it lists {Path(error.filename).name!r}, which is not there")
@@ -147,7 +156,7 @@ def map_file(path: Path) -> MappedFile:
                 path, "it is empty, and a safetensors file begins with eight bytes"
             )
         try:
-            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ, **UNTRACKED)
         except (OverflowError, ValueError) as error:
             wrong(path, None, f"it cannot be mapped into memory: {error}")
         return MappedFile(path, pages, opened.fileno())
