@@ -197,6 +197,8 @@ def test_the_latest_is_not_there(tmp_path, named):
 def test_another_file_of_that_name(tmp_path):
     (tmp_path / "checkpoint").write_bytes(bytes(range(256)) * 1000)
     assert tensor_bundle.find_prefix(tmp_path) is None
+    (tmp_path / "checkpoint").write_bytes(b"\n" * 1000 + b" " * 50_000 + b"\n" * 20_000)
+    assert tensor_bundle.find_prefix(tmp_path) is None
 
 
 @pytest.mark.parametrize("path", ["", "model.ckpt"])

@@ -31,7 +31,7 @@ from varscope.checkpoint.bundle_entries import (
     is_numeric,
     read_entries,
 )
-from varscope.checkpoint.contents import Checkpoint, Columns, MappedFile, Piece
+from varscope.checkpoint.contents import UNTRACKED, Checkpoint, Columns, MappedFile, Piece
 from varscope.checkpoint.sorted_tables import Damage, varint
 from varscope.errors import CheckpointError
 
@@ -67,7 +67,9 @@ def find_prefix(path: Path) -> Path | None:
         return None
     with state.open("rb") as file:
         text = file.read(STATE_SIZE)
-    named = re.search(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
+    named = re.search(
+        rb'^[ \t]*model_checkpoint_path\s*:\s*"((?:[^"\\]|\\.)*)"', text, re.MULTILINE
+    )
     if named is None:
         return None
     latest = Path(unescaped(named[1]).decode("utf-8", "replace"))
@@ -181,7 +183,11 @@ class DataFiles:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             # An empty file cannot be mapped, and nothing is read from it.
-            pages = mmap.mmap(file.fileno() if size else -1, size or 1, access=mmap.ACCESS_READ)
+            pages = (
+                mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, **UNTRACKED)
+                if size
+                else mmap.mmap(-1, 1, access=mmap.ACCESS_READ)
+            )
             self.mapped.append(MappedFile(path, pages, file.fileno()))
         return size
 
