@@ -224,6 +224,9 @@ def test_a_call_that_fails_is_an_error_and_nothing_is_left(saver, tmp_path, name
             else:
                 assert ended == getattr(errno, error), (call, i)
                 assert found in (old, 2), (call, i)
+                if found == 2:  # maybe not on the disk: files of the old one must stay
+                    assert call in ("fsync", "openat") and wanted_at(path) <= files_at(path)
+                    save(3, path)
             assert files_at(path) == (wanted_at(path) if path.exists() else set()), (call, i)
 
 
@@ -303,6 +306,27 @@ def test_a_folder_that_must_not_be_written_to(tmp_path, name):
     (tmp_path / "shut").mkdir(mode=0o500)
     with pytest.raises(PermissionError):
         save(1, tmp_path / "shut" / name)
+
+
+def test_old_files_stay_until_the_new_index_is_on_the_disk(tmp_path, monkeypatch):
+    save(1, tmp_path / "m")
+    old, text = files_at(tmp_path / "m"), (tmp_path / "m" / INDEX).read_bytes()
+    sync, times = replacement.sync_folder, []
+
+    def second_fails(folder):
+        times.append(folder)
+        if len(times) == 2:
+            raise OSError(errno.EIO, "broken", str(folder))
+        sync(folder)
+
+    monkeypatch.setattr(replacement, "sync_folder", second_fails)
+    with pytest.raises(OSError, match="broken"):
+        save(2, tmp_path / "m")
+    assert held(tmp_path / "m") == 2 and old <= files_at(tmp_path / "m")
+    (tmp_path / "m" / INDEX).write_bytes(text)  # as a crash of the system may leave it
+    assert held(tmp_path / "m") == 1
+    save(3, tmp_path / "m")
+    assert held(tmp_path / "m") == 3 and files_at(tmp_path / "m") == wanted_at(tmp_path / "m")
 
 
 # --- interrupts

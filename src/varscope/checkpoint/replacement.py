@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import secrets
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ except ImportError:  # Windows: there, what a killed writer left stays
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
+LONG = 200  # bytes of a name; with what is added it stays below what file systems take
 
 
 class Lock:
@@ -71,7 +73,7 @@ class Workplace:
     def draw(self) -> None:
         """Take a new token, and so another path."""
         self.token = secrets.token_hex(4)
-        self.path = self.folder / f".{self.name}.{self.token}.partial"
+        self.path = self.folder / f".{short(self.name)}.{self.token}.partial"
 
     def claim(self) -> None:
         """Make the folder and lock it.
@@ -100,6 +102,12 @@ class Workplace:
             self.lock.close()
 
 
+def short(name: str) -> str:
+    """What a workplace is called after: file systems take names of 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= LONG else f"{zlib.crc32(encoded):08x}"
+
+
 @contextlib.contextmanager
 def workplace(folder: Path, name: str, make_folder: bool = False) -> Iterator[Workplace]:
     """A workplace for the time of a `with` block; what dead writers left is removed first.
@@ -111,9 +119,12 @@ def workplace(folder: Path, name: str, make_folder: bool = False) -> Iterator[Wo
     try:
         while place.lock is None:
             if make_folder and not folder.exists():
-                with contextlib.suppress(FileExistsError):
+                try:
                     folder.mkdir()
                     made = True
+                except FileExistsError:
+                    if folder.is_symlink():  # that leads nowhere
+                        raise
             try:
                 remove_leftovers(folder, name)
                 place.claim()
@@ -138,7 +149,7 @@ def workplace(folder: Path, name: str, make_folder: bool = False) -> Iterator[Wo
 
 def remove_leftovers(folder: Path, name: str) -> None:
     """Remove the workplaces of writers that are no more, for what is called `name`."""
-    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.partial")
+    pattern = re.compile(rf"\.{re.escape(short(name))}\.[0-9a-f]{{8}}\.partial")
     for found in sorted(os.listdir(folder)):
         path = folder / found
         if fcntl is None or not pattern.fullmatch(found) or path.is_symlink():
@@ -213,9 +224,11 @@ def put_series(
             replaced.update(listed(folder / index) or ())
         new = os.stat(place.path / index)
 
-        def clear() -> None:
+        def clear(is_safe: bool) -> None:
             # By what is there now: an exception may come just after the index was renamed.
             done = is_file(folder / index, new)
+            if done and not is_safe:
+                return  # after a crash the old index may be there again, and wants its files
             current = names if done else listed(folder / index)
             known = replaced.union(names) if done else set(names)
             if current is not None:
@@ -229,9 +242,9 @@ def put_series(
             sync_folder(folder)
             os.replace(place.path / index, folder / index)
             sync_folder(folder)
-            clear()
-        except BaseException:
-            clear()
+            clear(True)
+        except BaseException as error:
+            clear(not isinstance(error, OSError) and is_synced(folder))
             raise
 
 
@@ -274,6 +287,18 @@ def alone_in(folder: Path) -> Iterator[bool]:
 # --- the disk
 
 
+# What file systems say that sync no folders.
+UNSYNCED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def is_synced(folder: Path) -> bool:
+    try:
+        sync_folder(folder)
+        return True
+    except OSError:
+        return False
+
+
 def sync_folder(folder: Path) -> None:
     """See to it that what was renamed in a folder is so on the disk."""
     if os.name == "nt":
@@ -282,7 +307,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+        if error.errno not in UNSYNCED:
             raise OSError(error.errno, error.strerror, os.fspath(folder)) from None
     finally:
         os.close(opened)
