@@ -507,6 +507,67 @@ def test_names_of_other_formats_are_refused(name, tmp_path, refused):
         vs.save(vs.Graph(), tmp_path / name)
 
 
+def test_an_empty_path_is_not_the_current_folder(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refused(vs.errors.ArgumentValueError, "path", "''"):
+        vs.save(vs.Graph(), "")
+    assert os.listdir(tmp_path) == []
+    vs.save(graph_of(some_arrays()), ".")
+    assert_holds(tmp_path, some_arrays())
+
+
+@on_posix
+def test_links(tmp_path):
+    arrays, graph = some_arrays(), graph_of(some_arrays())
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    vs.save(graph, tmp_path / "folder")
+    assert (tmp_path / "folder").is_symlink() and INDEX in os.listdir(tmp_path / "real")
+    (tmp_path / "new").symlink_to("made")  # leads nowhere yet
+    vs.save(graph, tmp_path / "new")
+    assert_holds(tmp_path / "made", arrays)
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OSError):
+        vs.save(graph, tmp_path / "round")
+    vs.save(graph, tmp_path / "a.safetensors")
+    before = (tmp_path / "a.safetensors").stat()
+    (tmp_path / "b.safetensors").symlink_to("a.safetensors")
+    vs.save(graph, tmp_path / "b.safetensors")  # in the place of the link, as safetensors does
+    assert not (tmp_path / "b.safetensors").is_symlink()
+    assert (tmp_path / "a.safetensors").stat().st_mtime_ns == before.st_mtime_ns
+    assert_holds(tmp_path / "b.safetensors", arrays)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m"])
+def test_a_relative_path_is_where_the_process_was_at_first(tmp_path, monkeypatch, name):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def leave(done, total):
+        os.chdir(tmp_path / "other")
+
+    for threads in (1, 2):
+        os.chdir(tmp_path)
+        vs.save(graph_of(some_arrays()), name, threads=threads, max_shard_size=60, progress=leave)
+        assert sorted(os.listdir(tmp_path)) == sorted([name, "other"])
+        assert os.listdir(tmp_path / "other") == []
+        assert_holds(tmp_path / name, some_arrays())
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 243 + ".safetensors", "\xfc" * 121 + ".safetensors", "y" * 255]
+)
+def test_names_as_long_as_they_may_be(tmp_path, name):
+    try:
+        (tmp_path / name).mkdir()
+        (tmp_path / name).rmdir()
+    except OSError:
+        pytest.skip("this file system takes shorter names only")
+    vs.save(graph_of(some_arrays()), tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    assert_holds(tmp_path / name, some_arrays())
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     for name in ("m.safetensors", "m"):
         with pytest.raises(FileNotFoundError, match="no such folder to save in"):

@@ -138,12 +138,18 @@ def as_target(path: Any) -> Path:
     """The path of a file or folder that `save` may write."""
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise ArgumentTypeError.of("path", "a str or a path", path)
+    if not os.fspath(path):  # which would be the current folder
+        raise ArgumentValueError.of("path", "the path of a file or folder", path)
     target = Path(path)
     if FOREIGN.fullmatch(target.name):
         raise ArgumentValueError.of(
             "path", f"a folder, or a file that ends in {SUFFIX}: varscope.save writes those", path
         )
-    return target
+    # From here on it is the same place, wherever the process goes meanwhile.  Links to folders are
+    # followed, and one to a file is replaced.
+    if target.name.endswith(SUFFIX):
+        return Path(os.path.realpath(target.parent)) / target.name
+    return Path(os.path.realpath(target))
 
 
 def as_size(size: Any) -> int:
