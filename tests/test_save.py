@@ -256,6 +256,95 @@ def test_what_is_declared_gets_its_first_values(target):
         )
 
 
+def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
+    created, go, gone = (threading.Event() for _ in range(3))
+    graph = vs.Graph(seed=1)
+
+    def getter(get, name, *args, **options):
+        get(name, *args, **options)
+        created.set()
+        go.wait(20)
+        raise ValueError("no")
+
+    def fail():
+        with (
+            graph.as_default(),
+            vs.variable_scope("s", custom_getter=getter),
+            pytest.raises(ValueError, match="no"),
+        ):
+            vs.get_variable("x", [2], initializer=vs.constant(-1.0))
+        gone.set()
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    assert created.wait(20)
+    with graph.as_default():
+        for i in range(4):
+            vs.get_variable(f"v{i}", [2], initializer=vs.constant(i))
+    vs.initialize(list(graph.variables))
+    look = saving.looked_through
+
+    def meanwhile(graph):
+        found = look(graph)
+        if not gone.is_set():
+            assert "s/x" in found.names
+            go.set()
+            assert gone.wait(20)
+            with graph.as_default():
+                cut = vs.fixed_size_partitioner(2)
+                vs.get_variable("late", [2], initializer=vs.constant(-2.0), partitioner=cut)
+                vs.get_local_variable("local", [2], initializer=vs.constant(-3.0))
+        return found
+
+    monkeypatch.setattr(saving, "looked_through", meanwhile)
+    vs.save(graph, target)
+    thread.join()
+    wanted = {f"v{i}": np.full(2, i, np.float32) for i in range(4)}
+    assert_holds(target, wanted | {"late": np.full(2, -2, np.float32)})
+
+
+def test_variables_keep_their_values_where_others_are_withdrawn_later(tmp_path, monkeypatch):
+    """The same behind the look: what is written is found by handles."""
+    created, go, gone = (threading.Event() for _ in range(3))
+    graph = vs.Graph(seed=1)
+
+    def getter(get, name, *args, **options):
+        get(name, *args, **options)
+        created.set()
+        go.wait(20)
+        raise ValueError("no")
+
+    def fail():
+        with (
+            graph.as_default(),
+            vs.variable_scope("s", custom_getter=getter),
+            pytest.raises(ValueError, match="no"),
+        ):
+            vs.get_local_variable("x", [2], initializer=vs.constant(-1.0))
+        gone.set()
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    assert created.wait(20)
+    arrays = {f"v{i}": np.full(2, i, np.float32) for i in range(4)}
+    with graph.as_default():
+        for name, array in arrays.items():
+            vs.get_variable(name, [2]).assign(array)
+    names_are_fine = saving.check_names
+
+    def meanwhile(names, target):
+        names_are_fine(names, target)
+        go.set()
+        assert gone.wait(20)
+        with graph.as_default():
+            vs.get_variable("late", [2], initializer=vs.constant(-2.0))
+
+    monkeypatch.setattr(saving, "check_names", meanwhile)
+    vs.save(graph, tmp_path / "m")
+    thread.join()
+    assert_holds(tmp_path / "m", arrays)
+
+
 def test_an_initializer_that_raises_leaves_everything(target):
     vs.save(graph_of(some_arrays()), target)
     g = vs.Graph()

@@ -494,6 +494,11 @@ cdef class Registry:
         return self.table.count
 
     @cython.critical_section
+    def _removed(self):
+        """How many variables were withdrawn until now: each time, the rows behind moved up."""
+        return self.table.removed
+
+    @cython.critical_section
     def _handle(self, Py_ssize_t row):
         if not 0 <= row < self.table.count:
             raise IndexError(row)

@@ -119,7 +119,7 @@ def save(
     with as_report(progress, "save") as report:
         library()
         check_place(target)
-        entries = as_named(graph, collected(graph), names)
+        entries = as_named(collected(graph), names)
         check_names(entries.names, target)
         make_values(graph, entries, workers)
         tensors = Tensors(graph, entries)
@@ -217,7 +217,7 @@ def library() -> Any:
 
 @dataclass
 class Entries:
-    """What is to be saved: names, and the number of the variable's row in the graph for each.
+    """What is to be saved: names, and the variable's place in `variables` for each.
 
     Behind a negative number stands something else: `others[-1 - number]`, a variable in parts or
     the recipe of a name map.
@@ -226,6 +226,7 @@ class Entries:
     names: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)
+    variables: list[Variable] = field(default_factory=list)  # all of the graph
 
     def add(self, name: str, row: int | None, other: Any = None) -> None:
         if row is None:
@@ -236,30 +237,52 @@ class Entries:
 
 
 def collected(graph: Graph) -> Entries:
-    """All variables of a graph that are saved, in the order of creation, parts as a whole."""
+    """All variables of a graph that are saved, in the order of creation, parts as a whole.
+
+    Where another thread withdraws a variable, because what created it raised, rows move up: then
+    it begins again.  Later nothing is found by its row any more.
+    """
+    while True:
+        removed, found = graph._removed(), None
+        try:
+            found = looked_through(graph)
+        except IndexError:
+            if graph._removed() == removed:
+                raise
+        if found is not None and graph._removed() == removed:
+            return found
+
+
+def looked_through(graph: Graph) -> Entries:
     names = graph._op_names()
+    variables = list(map(graph._handle, range(len(names))))
     left_out = bytearray(len(names))
     for row in graph._rows_in(GraphKeys.LOCAL_VARIABLES):
-        left_out[row] = True
+        if row < len(names):  # what another thread creates from here on is not saved
+            left_out[row] = True
     wholes: dict[int, str] = {}
     for path, kept in graph._partitions():
         rows = [graph._row(f"{path}/part_{i}") for i in range(kept.slicing.count)]
+        if not 0 <= min(rows) <= max(rows) < len(names):
+            continue
         if not left_out[rows[0]]:
             wholes[rows[0]] = path
         for row in rows:
             left_out[row] = True
     if not any(left_out):
-        return Entries(names, list(range(len(names))))
-    entries = Entries()
+        return Entries(names, list(range(len(names))), variables=variables)
+    entries = Entries(variables=variables)
     for row, name in enumerate(names):
         if row in wholes:
-            entries.add(wholes[row], None, find_partitioned(graph, wholes[row]))
+            whole = find_partitioned(graph, wholes[row])
+            if whole is not None:  # else it was withdrawn meanwhile
+                entries.add(wholes[row], None, whole)
         elif not left_out[row]:
             entries.add(name, row)
     return entries
 
 
-def as_named(graph: Graph, entries: Entries, names: Any) -> Entries:
+def as_named(entries: Entries, names: Any) -> Entries:
     """The entries under the names that a map gives them, and made of what it says."""
     if names is None:
         return entries
@@ -267,7 +290,7 @@ def as_named(graph: Graph, entries: Entries, names: Any) -> Entries:
 
     things = {}
     for name, row in zip(entries.names, entries.rows, strict=True):
-        things[name] = entries.others[-1 - row] if row < 0 else graph._handle(row)
+        things[name] = entries.others[-1 - row] if row < 0 else entries.variables[row]
         things[name]._known_shape()
     rules = NameMap.of(names)
     assert rules is not None  # as `names` is not
@@ -282,8 +305,9 @@ def as_named(graph: Graph, entries: Entries, names: Any) -> Entries:
     places = dict(zip(entries.names, entries.rows, strict=True))
     renames = plan.renames
     if renames is not None:
-        return Entries(list(renames), [places[name] for name in renames.values()], entries.others)
-    named = Entries()
+        rows = [places[name] for name in renames.values()]
+        return Entries(list(renames), rows, entries.others, entries.variables)
+    named = Entries(variables=entries.variables)
     for name, recipe in plan.recipes.items():
         if recipe.plain:
             row = places[recipe.sources[0][1]]
@@ -329,14 +353,14 @@ def make_values(graph: Graph, entries: Entries, threads: int) -> None:
     unfilled = unfilled_rows(graph, None, 0, count, count)[0]
     if not unfilled:
         return
-    wanted = {row for row in entries.rows if row >= 0}
+    wanted = [entries.variables[row] for row in entries.rows if row >= 0]
     for other in entries.others:
         for variable in other.variables if isinstance(other, Made) else [other]:
             for part in variable if isinstance(variable, PartitionedVariable) else [variable]:
-                wanted.add(part._index)
+                wanted.append(part)
     chosen = None
-    if not wanted.issuperset(unfilled):
-        chosen = [graph._handle(row) for row in unfilled if row in wanted]
+    if not {variable._index for variable in wanted}.issuperset(unfilled):
+        chosen = [variable for variable in wanted if not variable._filled]
     initialization.Run([initialization.Group(graph, chosen)], threads, None).run()
 
 
@@ -399,7 +423,7 @@ class Tensors:
 
     def __init__(self, graph: Graph, entries: Entries) -> None:
         self.graph, self.names, self.others = graph, entries.names, entries.others
-        self.rows = entries.rows
+        self.rows, self.variables = entries.rows, entries.variables
         self.table: list[Kind] = []
         self.numbers: dict[tuple[tuple[int, ...], np.dtype], int] = {}
         self.kinds = self.find_kinds()
@@ -410,8 +434,9 @@ class Tensors:
 
     def find_kinds(self) -> npt.NDArray[np.intp]:
         """The number of each entry's kind."""
-        handle, specs = self.graph._handle, self.graph._all_specs()
-        found = np.array([handle(row)._spec_number if row >= 0 else -1 for row in self.rows], int)
+        variables, rows = self.variables, self.rows
+        found = np.array([variables[row]._spec_number if row >= 0 else -1 for row in rows], int)
+        specs = self.graph._all_specs()
         kinds = np.zeros(len(specs) + 1, np.intp)
         for number in np.unique(found[found >= 0]).tolist():
             kinds[number] = self.number(specs[number].shape, specs[number].dtype)
@@ -471,7 +496,7 @@ class Tensors:
 
     def arrays(self, places: list[int]) -> list[np.ndarray]:
         """The values of some entries, contiguous."""
-        handle, storage, rows = self.graph._handle, self.graph.storage, self.rows
+        variables, storage, rows = self.variables, self.graph.storage, self.rows
         slabs = storage if isinstance(storage, SlabStorage) else None
         kinds = self.kinds[places].tolist()
         # NumPy gives elements of no bytes some.
@@ -485,7 +510,7 @@ class Tensors:
             if row < 0:
                 arrays.append(self.made(self.others[-1 - row]))
                 continue
-            variable = handle(row)
+            variable = variables[row]
             if slabs is not None:
                 start = variable._filled_place
             if slabs is None or start is None:
