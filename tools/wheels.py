@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,13 +76,17 @@ def build_all(found, dist, tests):
     dist = dist.resolve()
     dist.mkdir(parents=True, exist_ok=True)
     sdist = built_sdist(dist)
-    wheels = {}
-    for tag, python in found.items():
-        wheels[python] = wheel_in(dist, tag) or built_wheel(python, tag, sdist)
-    for python, wheel in wheels.items():
+
+    def made(tag, python):
+        wheel = wheel_in(dist, tag) or built_wheel(python, tag, sdist)
         if tests:
             test(python, wheel)
-    names = " ".join(wheel.name for wheel in wheels.values())
+        return wheel
+
+    # One a processor at a time: compilers and most tests keep one busy.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        wheels = list(pool.map(made, found.keys(), found.values()))
+    names = " ".join(wheel.name for wheel in wheels)
     print(f"built{' and tested' * tests}: {names or 'none'}")
 
 
@@ -174,11 +179,12 @@ def test(python, wheel):
         for name in settings()["test-sources"]:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
-        print(f"$ {command}  # {wheel.name}", flush=True)
         environment = {**os.environ, "VARSCOPE_DIST": str(wheel.parent)}
         environment.pop("PYTHONPATH", None)
         environment["PATH"] = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
-        run(*command.split(), cwd=folder, env=environment)
+        done = run(*command.split(), cwd=folder, env=environment, quiet=True)
+        # At once, as others may be tested at the same time.
+        print(f"$ {command}  # {wheel.name}\n{done.stdout}", end="", flush=True)
 
 
 # --- the list
