@@ -893,6 +893,8 @@ def test_a_folder_with_one_file(tmp_path):
         vs.open(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
         vs.open(tmp_path / "other.index.json")
+    with pytest.raises(FileNotFoundError):  # not the current folder
+        vs.open("")
     with pytest.raises(ArgumentTypeError, match="path must be a str or a path"):
         vs.open(b"a")
 

@@ -89,7 +89,8 @@ def test_save_refuses(builder, tmp_path):
     out = tmp_path / "out.safetensors"
     assert invoke("save", builder).exit_code == 2
     refused(invoke("save", builder, "-o", tmp_path / "gone" / out.name), "gone")
-    refused(invoke("save", builder, "-o", tmp_path / "d", "--max-shard-size", "much"), "much")
+    for size in ("much", "0", "1" * 5000):
+        refused(invoke("save", builder, "-o", tmp_path / "d", "--max-shard-size", size), size[:5])
     refused(invoke("save", tmp_path / "none.py", "-o", out), "no such file")
     assert not out.exists()
 

@@ -830,6 +830,11 @@ A34 = {"a/0": tensor(3, 4), "a/1": tensor(3, 5), "b": tensor(3, 4)}
             "'b' has shape (0, 2): axis 0 has nothing to unstack",
         ),
         (
+            [{"glob": "b", "to": "b/*", "unstack": 0}],
+            {"b": np.empty((2**50, 0))},
+            "axis 0 would be 1,125,899,906,842,624 tensors, beyond 10,000,000",
+        ),
+        (
             [{"name": "b", "to": "c", "slice": "0:4"}],
             A34,
             "'b' has shape (3, 4): 4 is outside of axis 0 of size 3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def open(path: str | os.PathLike[str]) -> Checkpoint:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentTypeError.of("path", "a str or a path", path)
+    if not os.fspath(path):  # Path would make the current folder of it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     path = Path(path)
     if not safetensors_files.is_one(path):
         prefix = tensor_bundle.find_prefix(path)

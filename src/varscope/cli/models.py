@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from varscope.checkpoint.contents import Checkpoint
 from varscope.checkpoint.opening import open as open_checkpoint
@@ -43,7 +42,7 @@ def opened(
                 builders.run(target, settings, graph, as_json)
                 models.append(graph)
             else:
-                models.append(stack.enter_context(open_checkpoint(Path(target))))
+                models.append(stack.enter_context(open_checkpoint(target)))
         yield models
 
 

@@ -25,7 +25,9 @@ def save(
     graph = Graph(seed=seed)
     builders.run(target, settings, graph, as_json)
     started = time.perf_counter()
-    size = int(max_shard_size) if max_shard_size.isdecimal() else max_shard_size
+    # Longer numbers are nobody's, and int() refuses those of some thousand digits.
+    is_number = max_shard_size.isdecimal() and len(max_shard_size) < 20
+    size = int(max_shard_size) if is_number else max_shard_size
     not_the_builders = VarscopeError, OSError, ImportError
     with builders.builder_errors(f"an initializer of {target}", not_the_builders):
         save_graph(graph, output, max_shard_size=size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from varscope.checkpoint.contents import Checkpoint
@@ -18,7 +16,7 @@ from varscope.progress import as_report
 def verify(path: str, as_json: bool) -> int:
     """Verify one checkpoint."""
     try:
-        with open_checkpoint(Path(path)) as checkpoint, as_report(None, "verify") as report:
+        with open_checkpoint(path) as checkpoint, as_report(None, "verify") as report:
             checkpoint.verify(report)
             count, total = len(checkpoint), checkpoint.nbytes
             checked, nbytes = recorded(checkpoint)

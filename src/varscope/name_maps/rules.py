@@ -36,6 +36,7 @@ _DIVISIONS = ("split", "unstack")
 _SETTINGS = ("separator", "to_separator")
 _ON_TENSORS = ("slice", "transpose", *_JOINS, *_DIVISIONS)
 _KEYS = (*KINDS, "to", "drop", "source", *_ON_TENSORS, *_SETTINGS)
+MOST_PARTS = 10_000_000  # of a tensor that is unstacked
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 _short = reprlib.Repr()
@@ -387,6 +388,8 @@ class Rule:
         if self.division == "unstack":
             if whole == 0:
                 raise view.misfit(f"axis {axis} has nothing to unstack")
+            if whole > MOST_PARTS:  # of no bytes, a file may claim any number
+                raise view.misfit(f"axis {axis} would be {whole:,} tensors, beyond {MOST_PARTS:,}")
             if not self.divides_by_numbers and whole != targets:
                 raise view.misfit(f"axis {axis} cannot be unstacked into {targets} tensors")
             return [view.part(axis, number) for number in range(whole)]
