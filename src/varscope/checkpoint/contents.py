@@ -164,7 +164,9 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         try:
             place = self._by_name()[name]
         except KeyError:
-            raise KeyError(f"no tensor {name!r} in {self.path} with {len(self):,}") from None
+            raise KeyError(
+                f"no tensor {name!r} in {self.path}; its `names` are those of its {len(self):,}"
+            ) from None
         return StoredTensor(self, place)
 
     def _by_name(self) -> dict[str, int]:
