@@ -99,7 +99,8 @@ def save(
     NameMapError, CheckpointError : ValueError
         A name that cannot be in a file, or two variables of one name.  Nothing was written.
     OSError
-        What the system said; what was there before is as it was.
+        What the system said.  What was there before is as it was, unless it was only the last
+        step that failed, which sees to it that the new checkpoint is on the disk.
     ImportError
         The library safetensors is not installed.
 
