@@ -598,6 +598,22 @@ def test_the_scan_takes_time_in_proportion(text):
 # --- damage
 
 
+@on_posix
+@pytest.mark.parametrize("shape", [(1000,), (5_000_000,)], ids=["many", "large"])
+def test_verify_of_a_file_that_was_cut_after_it_was_opened(tmp_path, shape):
+    """Reading what is gone through the map would end the process."""
+    path = tmp_path / "m.safetensors"
+    graph = vs.Graph(seed=1)
+    with graph.as_default():
+        for i in range(3):
+            vs.get_variable(f"v{i}", shape)
+    vs.save(graph, path)
+    checkpoint = vs.open(path)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=r"tensor 'v[012]': the file ends at byte [0-9,]+"):
+        checkpoint.verify()
+
+
 def test_a_file_cut_at_every_byte(file):
     whole = file.read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from requires import on_posix, require, require_ml_dtypes
 
 import varscope as vs
-from varscope.checkpoint import fitting, restoring
+from varscope.checkpoint import contents, fitting, restoring
 from varscope.checkpoint.fitting import fit
 from varscope.errors import (
     ArgumentTypeError,
@@ -611,7 +611,7 @@ def failing_at(monkeypatch, owner, name, k, error):
 
 
 STEPS = [
-    (restoring.File, "read"),
+    (contents.MappedFile, "read"),
     (restoring, "scatter"),
     (restoring, "Content"),
     (restoring, "put_in_places"),

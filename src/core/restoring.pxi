@@ -111,7 +111,7 @@ def commit_values(Registry graph not None, list handles not None, list contents 
     cdef Py_ssize_t i, count = len(handles), missed = 0
     cdef Entry *entries
     cdef uint32_t *late
-    cdef list versions = [None] * count
+    cdef list versions = [None] * count, numbers = []  # made here, where memory may still be short
     cdef Held held
     if len(contents) != count or len(values) != count:
         raise ValueError("there is not one entry a variable")
@@ -137,7 +137,9 @@ def commit_values(Registry graph not None, list handles not None, list contents 
             for i in range(count):
                 if entries[i].kind == OVERWRITES:
                     count_surely(contents[i], versions[i])
-        return [late[i] for i in range(missed)]
+        for i in range(missed):
+            numbers.append(late[i])
+        return numbers
     finally:
         PyMem_Free(entries)
         PyMem_Free(late)

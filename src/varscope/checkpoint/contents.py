@@ -81,6 +81,26 @@ class MappedFile:
         if opened is not None and hasattr(os, "preadv"):
             self.descriptor = os.dup(opened)
 
+    def read(self, offset: int, out: memoryview, tensor: str) -> None:
+        """Fill `out` with the bytes from `offset` on; `tensor` is for errors."""
+        if self.descriptor is None:
+            out[:] = memoryview(self.pages)[offset : offset + len(out)]
+            return
+        done = 0
+        while done < len(out):
+            try:
+                got = os.preadv(self.descriptor, [out[done:]], offset + done)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
+            if got == 0:
+                raise CheckpointError.of(
+                    self.path,
+                    tensor,
+                    f"the file ends at byte {offset + done:,}, before the values do: it was cut "
+                    "after it had been opened",
+                )
+            done += got
+
     def __del__(self) -> None:
         if self.descriptor is not None:
             os.close(self.descriptor)
@@ -180,20 +200,27 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
     __hash__ = object.__hash__
 
     # --- values
-    def _bytes(self, place: int, piece: Piece | None = None) -> memoryview:
-        """The bytes of a tensor that lies in one piece, or of a piece."""
+    def _where(self, place: int, piece: Piece | None = None) -> tuple[int, int, int]:
+        """The file, the first byte and the number of bytes of a tensor in one piece, or a piece."""
         columns = self._columns
         if piece is not None:
-            number, start, nbytes = piece.file, piece.offset, piece.nbytes
-        else:
-            number, start = int(columns.file_of[place]), int(columns.offset_of[place])
-            nbytes = int(columns.nbytes_of[place])
+            return piece.file, piece.offset, piece.nbytes
+        columns_of = columns.file_of, columns.offset_of, columns.nbytes_of
+        number, start, nbytes = (int(column[place]) for column in columns_of)
+        return number, start, nbytes
+
+    def _bytes(self, place: int, piece: Piece | None = None) -> memoryview:
+        """The bytes of a tensor that lies in one piece, or of a piece, in the mapped file."""
+        number, start, nbytes = self._where(place, piece)
         return memoryview(self._pages(number))[start : start + nbytes]
 
     def _pages(self, number: int) -> mmap.mmap:
+        return self._mapped(number).pages
+
+    def _mapped(self, number: int) -> MappedFile:
         if self._files is None:
             raise CheckpointError.closed(self.path)
-        return self._files[number].pages
+        return self._files[number]
 
     def verify(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Compare all values with the checksums that were recorded when they were written.
@@ -250,7 +277,14 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         for number in np.unique(columns.file_of[places]).tolist():
             here = places[columns.file_of[places] == number]
             offsets, lengths = columns.offset_of[here], columns.nbytes_of[here]
-            sums = _scopecore.crc32c_each(self._pages(number), offsets, lengths)
+            low, high = int(offsets.min()), int((offsets + lengths).max())
+            if high - low > 2 * BLOCK:  # they lie far apart
+                for place in here.tolist():
+                    exhaust(self._verify(place))
+                continue
+            data = bytearray(high - low)
+            self._mapped(number).read(low, memoryview(data), columns.names[int(here[0])])
+            sums = _scopecore.crc32c_each(data, offsets - low, lengths)
             found = np.frombuffer(sums, np.uint32)
             for at in np.flatnonzero(found != columns.checksums[here])[:1].tolist():
                 place = int(here[at])
@@ -274,13 +308,15 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
         for piece, recorded in pieces:
             if recorded is None:
                 continue
-            data, found = self._bytes(place, piece), 0
-            for start in range(0, len(data), BLOCK):
-                found = _scopecore.crc32c(data[start : start + BLOCK], found)
+            number, offset, nbytes = self._where(place, piece)
+            found, block = 0, memoryview(bytearray(min(nbytes, BLOCK)))
+            for start in range(0, nbytes, BLOCK):
+                data = block[: nbytes - start]
+                self._mapped(number).read(offset + start, data, columns.names[place])
+                found = _scopecore.crc32c(data, found)
                 yield done + start
-            done += len(data)
+            done += nbytes
             if found != recorded:
-                number = int(columns.file_of[place]) if piece is None else piece.file
                 raise self._flipped(place, number, recorded, found)
 
     def _flipped(self, place: int, number: int, recorded: int, found: int) -> CheckpointError:

@@ -36,7 +36,7 @@ from varscope._scopecore import (
     reopen,
     scatter,
 )
-from varscope.checkpoint.contents import Checkpoint, StoredTensor
+from varscope.checkpoint.contents import MappedFile, StoredTensor
 from varscope.checkpoint.fitting import (
     Fit,
     Kind,
@@ -46,7 +46,7 @@ from varscope.checkpoint.fitting import (
     check_arguments,
     fitted,
 )
-from varscope.errors import CheckpointError, RestoreError, WithdrawnError
+from varscope.errors import RestoreError, WithdrawnError
 from varscope.graph import Graph
 from varscope.progress import REPORT, Progress, as_report, as_threads
 from varscope.storage import GRANULE, LARGE, Heap, as_bytes, is_run
@@ -178,48 +178,18 @@ if hasattr(os, "register_at_fork"):
 # --- where values come from
 
 
-class File:
-    """A file whose bytes are read by position; `path` is for errors."""
-
-    def __init__(self, checkpoint: Checkpoint, number: int) -> None:
-        self.path = checkpoint.files[number]
-        self.pages = memoryview(checkpoint._pages(number))
-        self.mapped: Any = checkpoint._files[number]  # type: ignore[index]
-        self.descriptor = self.mapped.descriptor  # good for as long as that is held
-
-    def read(self, offset: int, out: memoryview, tensor: str) -> None:
-        """Fill `out` with the bytes from `offset` on."""
-        if self.descriptor is None:  # a system that cannot read by position
-            out[:] = self.pages[offset : offset + len(out)]
-            return
-        done = 0
-        while done < len(out):
-            try:
-                got = os.preadv(self.descriptor, [out[done:]], offset + done)
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(self.path)) from None
-            if got == 0:
-                raise CheckpointError.of(
-                    self.path,
-                    tensor,
-                    f"the file ends at byte {offset + done:,}, before the values do: it was cut "
-                    "after it had been opened",
-                )
-            done += got
-
-
 class Places:
     """Where in which file the values of each tensor begin, of all sources as columns."""
 
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors
-        self.files: list[File] = []
+        self.files: list[MappedFile] = []
         file_of, offset_of, odd = [], [], []
         for checkpoint in tensors.sources.checkpoints:
             columns = checkpoint._columns
             file_of.append(np.asarray(columns.file_of, np.int64) + len(self.files))
             offset_of.append(np.asarray(columns.offset_of, np.int64))
-            self.files += [File(checkpoint, i) for i in range(len(checkpoint.files))]
+            self.files += [checkpoint._mapped(i) for i in range(len(checkpoint.files))]
             in_one_piece = np.ones(len(checkpoint), bool)
             if getattr(columns, "swapped", False):
                 in_one_piece[:] = False
