@@ -213,7 +213,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="64 MB, and 20 thousand names")
     parser.add_argument("--folder", metavar="DIR", type=Path, help="where the files go for a while")
     options = parser.parse_args(arguments)
-    nbytes, names, rounds = (1 << 26, 20_000, 2) if options.quick else (1 << 32, 500_000, 3)
+    nbytes, names, rounds = (1 << 26, 20_000, 2) if options.quick else (1 << 32, 500_000, 5)
     print(measured_with())
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = lines(partial(large_ones, nbytes), Path(folder), rounds)
