@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from requires import on_posix, require, require_ml_dtypes
 
 import varscope as vs
-from varscope.checkpoint import dtypes, saving
+from varscope.checkpoint import dtypes, entries, saving
 
 safetensors = require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
 from safetensors.numpy import load_file, save_file  # noqa: E402
@@ -103,7 +103,7 @@ def test_a_tensor_is_never_cut(tmp_path):
 
 
 def test_a_header_is_kept_below_what_readers_take(tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "LONG_HEADER", 1000)
+    monkeypatch.setattr(entries, "LONG_HEADER", 1000)
     arrays = {f"{'n' * 100}{i}": np.zeros(1, "f4") for i in range(40)}
     vs.save(graph_of(arrays), tmp_path / "m")
     for file in set(listed(tmp_path / "m").values()):
@@ -130,9 +130,9 @@ def test_no_header_is_longer_than_expected(seed, count, fixed, odd):
     names = [f"{'x' * (i % 7)}{i}" + '"é\\\n\U0001d11e' * odd for i in range(count)]
     graph = graph_of({f"v{i}": np.zeros([i % 3] * (i % 4), fixed[i % len(fixed)])
                       for i in range(count)})  # fmt: skip
-    entries = saving.collected(graph)
-    entries.names = names
-    tensors = saving.Tensors(graph, entries)
+    chosen = entries.collected(graph)
+    chosen.names = names
+    tensors = entries.Tensors(graph, chosen)
     writing = saving.Writing(tensors, {"m": slice(0, count)}, None, None)
     places = tensors.sorted(slice(0, count))
     specs = writing.specs(places, saving.locate(tensors.arrays(places)))
@@ -282,7 +282,7 @@ def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
         for i in range(4):
             vs.get_variable(f"v{i}", [2], initializer=vs.constant(i))
     vs.initialize(list(graph.variables))
-    look = saving.looked_through
+    look = entries.looked_through
 
     def meanwhile(graph):
         found = look(graph)
@@ -296,7 +296,7 @@ def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
                 vs.get_local_variable("local", [2], initializer=vs.constant(-3.0))
         return found
 
-    monkeypatch.setattr(saving, "looked_through", meanwhile)
+    monkeypatch.setattr(entries, "looked_through", meanwhile)
     vs.save(graph, target)
     thread.join()
     wanted = {f"v{i}": np.full(2, i, np.float32) for i in range(4)}
@@ -753,11 +753,11 @@ def test_an_error_in_progress_ends_the_save(target):
 
 
 def test_an_order_that_is_not_known_is_an_error(monkeypatch, target):
-    monkeypatch.setattr(saving, "sorted", lambda *args, **options: [], raising=False)
-    saving.order.cache_clear()
+    monkeypatch.setattr(entries, "sorted", lambda *args, **options: [], raising=False)
+    entries.order.cache_clear()
     try:
         with pytest.raises(ImportError, match="lays out its files in an order"):
             vs.save(graph_of(some_arrays()), target)
     finally:
-        saving.order.cache_clear()
+        entries.order.cache_clear()
     assert not target.exists()
