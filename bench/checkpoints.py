@@ -88,10 +88,12 @@ def saved_by_library(arrays, path):
 
 
 def copied(source, target):
-    """A plain copy that is done when the disk says so."""
-    shutil.copyfile(source, target)
-    with open(target, "rb+") as file:
+    """A plain copy that takes the place of the last one when the disk says so, as a save does."""
+    beside = target.with_suffix(".new")
+    shutil.copyfile(source, beside)
+    with open(beside, "rb+") as file:
         os.fsync(file.fileno())
+    os.replace(beside, target)
 
 
 def restored(graph, path):
