@@ -5,18 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from varscope.folding import fold
-
-if TYPE_CHECKING:
-    from varscope.name_maps.maps import Plan
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 LINES = 40  # of each part of a report's text; the data have all
 
 # What folding merges: `_3` at the end of a component, and a component that is a number.
 _NUMBERS = re.compile(r"_(?:0|[1-9][0-9]*)(?![^./])|(?<![^./])(?:0|[1-9][0-9]*)(?![^./])")
+
+
+class Plan(Protocol):
+    """What a report needs of a plan."""
+
+    unused: list[tuple[int, str]]
+    dropped: list[tuple[int, str]]
+    recipes: Mapping[str, Any]
+
+    @property
+    def number_of_sources(self) -> int: ...
+    def entries(self) -> Iterator[tuple[str, tuple[tuple[int, str], ...], str]]: ...
 
 
 @dataclass(frozen=True, slots=True)
