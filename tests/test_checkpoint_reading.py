@@ -602,6 +602,7 @@ def test_the_scan_takes_time_in_proportion(text):
 @pytest.mark.parametrize("shape", [(1000,), (5_000_000,)], ids=["many", "large"])
 def test_verify_of_a_file_that_was_cut_after_it_was_opened(tmp_path, shape):
     """Reading what is gone through the map would end the process."""
+    require("safetensors", '"varscope-core[checkpoints]"')
     path = tmp_path / "m.safetensors"
     graph = vs.Graph(seed=1)
     with graph.as_default():
@@ -1099,6 +1100,7 @@ def test_half_a_million_names(tmp_path):
 
 
 def test_more_files_than_may_be_open(tmp_path):
+    require("safetensors", '"varscope-core[checkpoints]"')
     resource = pytest.importorskip("resource", reason="limits of a process are those of POSIX")
     graph = vs.Graph(seed=1)
     with graph.as_default():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from command_line import environment, invoke, on_terminal, refused, run
-from requires import on_posix
+from requires import on_posix, require
 
 import varscope as vs
 from varscope.cli import builders
@@ -636,6 +636,7 @@ def lasting(output):
 
 def test_the_manual_shows_what_is_printed(tmp_path, monkeypatch):
     """From top to bottom: an example may look at what one above it wrote."""
+    require("safetensors", '"varscope-core[checkpoints]"')
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     for line, output in examples():

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import environment, invoke, refused, write
-from requires import on_posix
+from requires import on_posix, require
 
 import varscope as vs
+
+require("safetensors", '"varscope-core[checkpoints]"')
 
 BUILDER = """
     import varscope as vs

@@ -6,11 +6,13 @@ import pytest
 from bundle_writer import Bundle, entry, varint
 from command_line import write
 from hypothesis import strategies as st
-from requires import require_ml_dtypes
+from requires import require, require_ml_dtypes
 
 import varscope as vs
 from varscope.checkpoint import differing_values
 from varscope.checkpoint.comparing import compare
+
+require("safetensors", '"varscope-core[checkpoints]"')
 
 F4 = np.float32
 

@@ -73,6 +73,8 @@ def test_examples(page, tmp_path, monkeypatch):
         shutil.copytree(ROOT / source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
+    if "vs.save(" in text or "from safetensors" in text:
+        require("safetensors", '"varscope-core[checkpoints]"')
     test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)
     assert len(test.examples) == len(re.findall(r"^>>> ", text, re.MULTILINE))
     report = []
