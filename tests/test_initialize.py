@@ -324,7 +324,7 @@ class Terminal:
 def test_a_bar_where_stderr_is_a_terminal(monkeypatch):
     require("rich", '"varscope-core[cli]"')
     monkeypatch.setattr(vs.progress, "QUIET", 0.0)
-    monkeypatch.setattr(vs.initialization, "REPORT", 0.0)
+    monkeypatch.setattr("varscope.progress.REPORT", 0.0)
     monkeypatch.setenv("TERM", "xterm")
     for progress, shows in [(None, True), (False, False), (lambda *_: None, False)]:
         monkeypatch.setattr(sys, "stderr", Terminal())

@@ -923,7 +923,7 @@ def test_who_reads_meanwhile_sees_first_values_and_then_those_of_the_file(
 def restoring_reports(graph, path, progress, threads):
     """A restore that tells of its progress at every step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restoring, "REPORT", 0)
+        patch.setattr("varscope.progress.REPORT", 0)
         return vs.restore(graph, path, progress=progress, threads=threads)
 
 

@@ -27,7 +27,7 @@ from varscope._scopecore import (
 from varscope.errors import ArgumentTypeError, WithdrawnError
 from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable
-from varscope.progress import REPORT, Progress, as_report, as_threads
+from varscope.progress import Progress, SharedWork, as_report, as_threads
 from varscope.shapes import Part
 from varscope.storage import LARGE, Heap
 from varscope.variables import Variable
@@ -210,7 +210,7 @@ class Share:
             return False
 
 
-class Run:
+class Run(SharedWork):
     """One call of `initialize`.
 
     Tasks lie in a queue from which every thread takes the next one.  Large variables come first,
@@ -219,10 +219,8 @@ class Run:
 
     def __init__(self, groups: list[Group], threads: int, report: Progress | None) -> None:
         self.shares = [Share(group) for group in groups]
-        self.total = sum(share.total for share in self.shares)
-        self.threads = min(threads, 1 + self.total // WORTH)
-        self.report, self.reported, self.when = report, -1, 0.0
-        self.done = [0] * self.threads  # bytes, by thread
+        total = sum(share.total for share in self.shares)
+        super().__init__(min(threads, 1 + total // WORTH), total, report)
         self.busy = [False] * self.threads
         self.stopped = False
         self.errors: list[BaseException] = []
@@ -297,9 +295,8 @@ class Run:
         at, left = first, not share.in_slabs
         while share.in_slabs and at < last and not self.stopped:
             at, nbytes, more = share.bulk.run(scratch, share.variables, at, last)
-            self.done[slot] += nbytes
             left |= more
-            self.tick(slot)
+            self.tick(slot, nbytes)
         if not left:
             return
         rest = share.declared(share.small, first, last)
@@ -350,8 +347,7 @@ class Run:
     def blocks(self, filling: Filling, slot: int) -> bool:
         any_done = False
         while not self.stopped and (nbytes := filling.step()):
-            self.done[slot] += nbytes
-            self.tick(slot)
+            self.tick(slot, nbytes)
             any_done = True
         return any_done
 
@@ -364,21 +360,7 @@ class Run:
             if variable._withdrawn:
                 return  # the custom getter that created it raised
             raise  # an initializer reads another one that is
-        self.done[slot] += nbytes
-        self.tick(slot)
-
-    # --- progress
-    def tick(self, slot: int = 0) -> None:
-        if slot == 0 and self.report is not None and time.monotonic() >= self.when + REPORT:
-            self.tell(min(sum(self.done), self.total))
-
-    def tell(self, done: int) -> None:
-        if self.report is None:
-            return
-        if done > self.reported:
-            self.reported = done
-            self.report(done, self.total)
-        self.when = time.monotonic()
+        self.tick(slot, nbytes)
 
 
 def fill(graph: Registry, dtype: np.dtype) -> None:

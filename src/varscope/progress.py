@@ -56,6 +56,33 @@ def as_report(progress: Any, word: str) -> Iterator[Progress | None]:
         yield progress
 
 
+class SharedWork:
+    """Work that threads share: how many bytes each has done, and who is told of it.
+
+    The calling thread is number 0, and it alone reports.
+    """
+
+    def __init__(self, threads: int, total: int, report: Progress | None) -> None:
+        self.threads, self.total, self.report = threads, total, report
+        self.done = [0] * threads
+        self.reported, self.when = -1, 0.0
+
+    def tick(self, slot: int = 0, nbytes: int = 0) -> None:
+        """A thread has done so many bytes more."""
+        self.done[slot] += nbytes
+        if slot == 0 and self.report is not None and time.monotonic() >= self.when + REPORT:
+            self.tell(min(sum(self.done), self.total))
+
+    def tell(self, done: int) -> None:
+        """Report so many bytes, if they are more than before."""
+        if self.report is None:
+            return
+        if done > self.reported:
+            self.reported = done
+            self.report(done, self.total)
+        self.when = time.monotonic()
+
+
 class Bar:
     """A bar on stderr; work that is over at once shows none."""
 

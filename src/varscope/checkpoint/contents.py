@@ -20,13 +20,13 @@ import numpy as np
 from varscope import _scopecore
 from varscope.checkpoint import dtypes
 from varscope.errors import CheckpointError
+from varscope.progress import REPORT
 from varscope.shapes import Part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 BLOCK = 1 << 24  # bytes whose checksums are taken at a time
-REPORT = 0.05  # seconds between two reports of progress
 # From Python 3.13 on a map need not hold a descriptor beside ours; a process may have few.
 UNTRACKED: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 

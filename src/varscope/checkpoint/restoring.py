@@ -48,7 +48,7 @@ from varscope.checkpoint.fitting import (
 )
 from varscope.errors import RestoreError, WithdrawnError
 from varscope.graph import Graph
-from varscope.progress import REPORT, Progress, as_report, as_threads
+from varscope.progress import Progress, SharedWork, as_report, as_threads
 from varscope.storage import GRANULE, LARGE, Heap, as_bytes, is_run
 from varscope.variables import Content, Variable
 
@@ -211,7 +211,7 @@ TOGETHER, WHOLE, LARGE_ONE, ODD = range(4)
 Task = tuple[Callable[..., None], Any]
 
 
-class Run:
+class Run(SharedWork):
     """One restore, once it is known that all fits: values are read, then all become those.
 
     A *target* is a variable with a number here.  The values of target i lie in `arrays[i]`, or
@@ -255,10 +255,8 @@ class Run:
         self.in_place = bytearray(count)
         self.claims: dict[int, Filling] = {}
         self.opened: dict[int, Any] = {}  # specs as they were, of shapes that were settled
-        self.total = int(self.sizes.sum())
-        self.threads = min(threads, 1 + self.total // WORTH)
-        self.done = [0] * self.threads
-        self.report, self.reported, self.when = report, -1, 0.0
+        total = int(self.sizes.sum())
+        super().__init__(min(threads, 1 + total // WORTH), total, report)
         self.errors: list[BaseException] = []
         self.stopped = False
         self.tasks: deque[Task] = deque()
@@ -635,20 +633,7 @@ class Run:
                 return
             task(what, slot)
 
-    # --- progress, and names for errors
-    def tick(self, slot: int, nbytes: int = 0) -> None:
-        self.done[slot] += nbytes
-        if slot == 0 and self.report is not None and time.monotonic() >= self.when + REPORT:
-            self.tell(min(sum(self.done), self.total))
-
-    def tell(self, done: int) -> None:
-        if self.report is None:
-            return
-        if done > self.reported:
-            self.reported = done
-            self.report(done, self.total)
-        self.when = time.monotonic()
-
+    # --- names for errors
     def name(self, i: int) -> str:
         """The name of a target's variable."""
         return self.names[self.rows[i]]
