@@ -256,7 +256,11 @@ def test_what_is_declared_gets_its_first_values(target):
         )
 
 
-def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
+def withdrawing(create):
+    """A graph, whose `s/x` a thread has just made with `create`, and takes back.
+
+    It waits for the first event before it does, and sets the second one when it has.
+    """
     created, go, gone = (threading.Event() for _ in range(3))
     graph = vs.Graph(seed=1)
 
@@ -272,12 +276,17 @@ def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
             vs.variable_scope("s", custom_getter=getter),
             pytest.raises(ValueError, match="no"),
         ):
-            vs.get_variable("x", [2], initializer=vs.constant(-1.0))
+            create("x", [2], initializer=vs.constant(-1.0))
         gone.set()
 
     thread = threading.Thread(target=fail)
     thread.start()
     assert created.wait(20)
+    return graph, thread, go, gone
+
+
+def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
+    graph, thread, go, gone = withdrawing(vs.get_variable)
     with graph.as_default():
         for i in range(4):
             vs.get_variable(f"v{i}", [2], initializer=vs.constant(i))
@@ -305,27 +314,7 @@ def test_variables_that_are_withdrawn_or_created_meanwhile(target, monkeypatch):
 
 def test_variables_keep_their_values_where_others_are_withdrawn_later(tmp_path, monkeypatch):
     """The same behind the look: what is written is found by handles."""
-    created, go, gone = (threading.Event() for _ in range(3))
-    graph = vs.Graph(seed=1)
-
-    def getter(get, name, *args, **options):
-        get(name, *args, **options)
-        created.set()
-        go.wait(20)
-        raise ValueError("no")
-
-    def fail():
-        with (
-            graph.as_default(),
-            vs.variable_scope("s", custom_getter=getter),
-            pytest.raises(ValueError, match="no"),
-        ):
-            vs.get_local_variable("x", [2], initializer=vs.constant(-1.0))
-        gone.set()
-
-    thread = threading.Thread(target=fail)
-    thread.start()
-    assert created.wait(20)
+    graph, thread, go, gone = withdrawing(vs.get_local_variable)
     arrays = {f"v{i}": np.full(2, i, np.float32) for i in range(4)}
     with graph.as_default():
         for name, array in arrays.items():
