@@ -17,6 +17,7 @@ import time
 
 import numpy as np
 import pytest
+from children import environment, python
 from requires import on_posix, require, require_program
 
 import varscope as vs
@@ -76,11 +77,10 @@ def wanted_at(path):
 
 SERVER = """
 import ctypes, json, os, sys
-sys.path.insert(0, sys.argv[1])
 import test_save_faults as faults
 
-faults.save(0, sys.argv[2])  # what is imported or computed once
-faults.save(0, sys.argv[2] + ".safetensors")
+faults.save(0, sys.argv[1])  # what is imported or computed once
+faults.save(0, sys.argv[1] + ".safetensors")
 for line in sys.stdin:
     number, path, threads = json.loads(line)
     start, go = os.pipe()
@@ -117,8 +117,8 @@ class Saver:
         self.strace = require_program("strace", "strace")
         self.log = folder / "strace.log"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, os.path.dirname(__file__), str(folder / "warm")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", SERVER, str(folder / "warm")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
 
     def ask(self, line):
@@ -374,9 +374,8 @@ def interrupted(path, threads):
 INTERRUPTED = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import test_save_faults
-test_save_faults.interrupted(Path(sys.argv[2]), int(sys.argv[3]))
+test_save_faults.interrupted(Path(sys.argv[1]), int(sys.argv[2]))
 os._exit(0)
 """
 
@@ -384,13 +383,7 @@ os._exit(0)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_interrupts_at_random_times(tmp_path, name, threads):
-    arguments = [os.path.dirname(__file__), tmp_path / name, threads]
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python(INTERRUPTED, tmp_path / name, threads)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

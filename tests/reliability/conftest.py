@@ -1,0 +1,75 @@
+"""What varscope promises, which tests hold each promise, and how much they have tried.
+
+    @pytest.mark.promise("memory")              this test holds that promise
+    @pytest.mark.fails_without(file, old, new)  it fails where `old` in the sources reads `new`
+    def test_...(tally):
+        tally("failed allocations", 12)         what it has done, for the summary
+
+`python -m pytest tests/reliability --figures` prints the summary.  `tools/protections.py` takes
+each protection away and sees its tests fail.
+"""
+
+import collections
+import time
+
+import pytest
+
+# In the order of docs/promises.md, which says what each one means.
+PROMISES = (
+    "leaving", "hooks", "memory", "interrupts", "reentry", "depth", "generators", "cancellation",
+    "tasks", "threads", "processes", "subinterpreters", "cycles", "references", "hostile-names",
+    "odd-names", "overflow", "empty-shapes", "pickles", "kills", "broken-disks", "damaged-files",
+    "hostile-files", "writers", "restores", "aliasing",
+)  # fmt: skip
+
+figures = {promise: collections.Counter() for promise in PROMISES}
+seconds = collections.Counter()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--figures", action="store_true", help="print what was tried, by promise")
+
+
+def promises_of(item):
+    found = [mark.args[0] for mark in item.iter_markers("promise")]
+    unknown = [promise for promise in found if promise not in PROMISES]
+    if unknown:
+        raise pytest.UsageError(f"{item.nodeid}: no promise {unknown}; there are {PROMISES}")
+    return found
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        promises_of(item)
+
+
+@pytest.fixture
+def tally(request):
+    """`tally(what, number=1)` counts what a test has tried, for the summary."""
+
+    def count(what, number=1):
+        for promise in promises_of(request.node):
+            figures[promise][what] += number
+
+    return count
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    started = time.perf_counter()
+    try:
+        return (yield)
+    finally:
+        for promise in promises_of(item):
+            figures[promise]["tests"] += 1
+            seconds[promise] += time.perf_counter() - started
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption("figures", False):
+        return
+    terminalreporter.section("what was tried")
+    for promise, counts in figures.items():
+        tests = counts.pop("tests", 0)
+        rest = "".join(f", {number:,} {what}" for what, number in sorted(counts.items()))
+        terminalreporter.line(f"{promise:16} {tests:5,} tests in {seconds[promise]:6.1f} s{rest}")
