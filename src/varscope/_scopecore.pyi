@@ -2,10 +2,11 @@
 # of this package; the classes at the end are there, and only the core uses them.
 import contextvars as contextvars
 import gc as gc
+import os as os
 import sys
 import weakref as weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import (
     Any,
     Final,
@@ -504,6 +505,15 @@ class Memory:
 @final
 class Slabs:
     def __init__(self, graph: Registry, storage: _SlabStorage) -> None: ...
+
+@final
+class FileLock:
+    def __init__(self, fcntl: ModuleType | None) -> None: ...
+    @property
+    def descriptor(self) -> int: ...
+    def open(self, path: str | os.PathLike[str], flags: int) -> None: ...
+    def take(self, wait: bool) -> bool: ...
+    def close(self) -> None: ...
 
 @final
 class HeaderScan: ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +26,7 @@ from varscope._scopecore import (
 from varscope.errors import ArgumentTypeError, WithdrawnError
 from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable
-from varscope.progress import Progress, SharedWork, as_report, as_threads
+from varscope.progress import Helpers, Progress, SharedWork, as_report, as_threads
 from varscope.shapes import Part
 from varscope.storage import LARGE, Heap
 from varscope.variables import Variable
@@ -235,16 +234,15 @@ class Run(SharedWork):
                     self.tasks.append((self.small, share, first, min(first + RANGE, share.last)))
 
     def run(self) -> None:
-        helpers: list[threading.Thread] = []
+        helpers = Helpers()
         try:
             for slot in range(1, self.threads):
-                helpers.append(threading.Thread(target=self.help_out, args=(slot,), daemon=True))
-                helpers[-1].start()
+                helpers.start(self.help_out, slot)
             for share in self.shares:
                 for variable in share.declared(share.other) if any(share.other) else ():
                     self.one(variable, 0)
             self.work(0)
-            while any(helper.is_alive() for helper in helpers):
+            while helpers.busy:
                 self.tick()
                 time.sleep(0.0005)
             # What nobody took: parts of larger variables, and rows that moved up meanwhile.
@@ -257,9 +255,7 @@ class Run(SharedWork):
                     self.one(variable, 0)
         finally:
             self.stopped = True
-            for helper in helpers:
-                if helper.ident is not None:
-                    helper.join()
+            helpers.close()
         if self.errors:
             raise self.errors[0]
         self.tell(self.total)

@@ -1,7 +1,8 @@
-"""How many threads do a long piece of work, and who is told how far it is."""
+"""The threads that do a long piece of work, and who is told how far it is."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import operator
 import os
@@ -54,6 +55,45 @@ def as_report(progress: Any, word: str) -> Iterator[Progress | None]:
         raise ArgumentTypeError.of("progress", "a function, None or False", progress)
     else:
         yield progress
+
+
+class Helpers:
+    """Threads that work beside the calling one, which an interrupt at any moment leaves in order.
+
+    They are started with `_thread` and looked at through a list, since neither takes a lock that
+    the calling thread could be interrupted in holding: one that is interrupted within
+    `threading.Thread.start`, or while it asks a `Future`, may leave the other thread waiting for
+    ever, and then itself for that one.  `close` is to be called whatever happened.
+    """
+
+    def __init__(self) -> None:
+        self.working: list[bool] = []
+        self.closed = False
+
+    def start(self, function: Callable[..., object], *args: Any) -> None:
+        """Let another thread call a function, unless the system has no thread to give."""
+        self.working.append(False)
+        with contextlib.suppress(RuntimeError):  # what there is to do, those do that there are
+            _thread.start_new_thread(self._call, (len(self.working) - 1, function, args))
+
+    def _call(self, slot: int, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.working[slot] = True
+        try:
+            if not self.closed:  # else nobody waits for this thread any more
+                function(*args)
+        finally:
+            self.working[slot] = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether one of them is at work: one that has not begun yet is not."""
+        return any(self.working)
+
+    def close(self) -> None:
+        """Wait for those at work; those that have not begun will do nothing."""
+        self.closed = True
+        while self.busy:
+            time.sleep(0.0005)
 
 
 class SharedWork:

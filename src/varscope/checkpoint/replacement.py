@@ -17,6 +17,8 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from varscope._scopecore import FileLock
+
 try:
     import fcntl
 except ImportError:  # Windows: there, what a killed writer left stays
@@ -26,48 +28,13 @@ LOCK = "lock"
 LONG = 200  # bytes of a name; with what is added it stays below what file systems take
 
 
-class Lock:
-    """An open file or folder, locked by nobody else for as long as this holds it.
-
-    An interrupt may come between any two steps in Python, and a lock that is left behind would
-    stop all other writers until the process ends.  So the descriptor goes to its list in the same
-    step in which it is made, and nobody has to remember to close it.
-    """
-
-    def __init__(self) -> None:
-        self.files: list[int] = []
-
-    def open(self, path: Path, flags: int) -> None:
-        self.files.extend(map(os.open, [path], [flags], [0o666]))
-
-    def take(self, wait: bool) -> bool:
-        """Lock what is open; False where another one has it, or the system knows no locks."""
-        if fcntl is None:
-            return False
-        try:
-            fcntl.flock(self.files[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            return True
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        if self.files:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(self.files[0], fcntl.LOCK_UN)
-            os.close(self.files.pop())
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class Workplace:
     """A folder in `folder` for what is to become `name`; `token` tells it from all others."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         self.mode = 0o666
-        self.lock: Lock | None = None
+        self.lock: FileLock | None = None
         self.draw()
 
     def draw(self) -> None:
@@ -89,9 +56,8 @@ class Workplace:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 self.lock = locked(self.path, wait=True)
-        self.mode = (
-            os.fstat(self.lock.files[0]).st_mode & 0o777
-        )  # what a new file may be used for here
+        # What a new file may be used for here.
+        self.mode = os.fstat(self.lock.descriptor).st_mode & 0o777
 
     def remove(self) -> None:
         """Remove the folder and all in it, as far as that is possible."""
@@ -172,17 +138,17 @@ def empty(path: Path) -> None:
         os.rmdir(path)
 
 
-def locked(path: Path, *, wait: bool) -> Lock | None:
+def locked(path: Path, *, wait: bool) -> FileLock | None:
     """The lock of a workplace; None where it cannot be had.
 
     Where the file system knows no locks, whoever waits for one goes on without, and nobody's
     workplace is removed.
     """
-    lock = Lock()
+    lock = FileLock(fcntl)
     lock.open(path / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
     if not (lock.take(wait) or wait):
         return None
-    found = os.path.samestat(os.stat(path / LOCK), os.fstat(lock.files[0]))
+    found = os.path.samestat(os.stat(path / LOCK), os.fstat(lock.descriptor))
     return lock if found else None
 
 
@@ -218,7 +184,9 @@ def put_series(
         it, whoever put it there, as long as nobody is about to add one that does.
     """
     folder = place.folder
-    with alone_in(folder) as is_alone:
+    lock = FileLock(fcntl)
+    try:
+        is_alone = take_folder(lock, folder)
         replaced: set[str] = set()
         if not is_alone or not all(is_ours(name) or name == index for name in visible(folder)):
             replaced.update(listed(folder / index) or ())
@@ -246,6 +214,8 @@ def put_series(
         except BaseException as error:
             clear(not isinstance(error, OSError) and is_synced(folder))
             raise
+    finally:
+        lock.close()
 
 
 def visible(folder: Path) -> Iterator[str]:
@@ -270,18 +240,12 @@ def remove_unlisted(folder: Path, listed: Collection[str], may_go: Callable[[str
                     os.unlink(folder / name)
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[bool]:
-    """Hold a folder against other writers; False where the file system knows no locks."""
+def take_folder(lock: FileLock, folder: Path) -> bool:
+    """Wait for a folder that other writers hold; False where there are no locks."""
     if fcntl is None:
-        yield False
-        return
-    lock = Lock()
-    try:
-        lock.open(folder, os.O_RDONLY)
-        yield lock.take(wait=True)
-    finally:
-        lock.close()
+        return False  # nor can a folder be opened
+    lock.open(folder, os.O_RDONLY)
+    return lock.take(wait=True)
 
 
 # --- the disk

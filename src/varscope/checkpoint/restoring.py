@@ -48,7 +48,7 @@ from varscope.checkpoint.fitting import (
 )
 from varscope.errors import RestoreError, WithdrawnError
 from varscope.graph import Graph
-from varscope.progress import Progress, SharedWork, as_report, as_threads
+from varscope.progress import Helpers, Progress, SharedWork, as_report, as_threads
 from varscope.storage import GRANULE, LARGE, Heap, as_bytes, is_run
 from varscope.variables import Content, Variable
 
@@ -589,19 +589,15 @@ class Run(SharedWork):
     # --- threads
     def work_off(self, first: list[tuple[Callable[..., None], int, list[int]]]) -> None:
         """Do these in the calling thread, and all tasks by all threads."""
-        helpers: list[threading.Thread] = []
-        settings = np.geterr()
+        helpers, settings = Helpers(), np.geterr()
         try:
             for slot in range(1, min(self.threads, len(self.tasks))):
-                helpers.append(
-                    threading.Thread(target=self.help_out, args=(slot, settings), daemon=True)
-                )
-                helpers[-1].start()
+                helpers.start(self.help_out, slot, settings)
             for function, number, targets in first:
                 if not self.stopped:
                     function(number, targets)
             self.work(0)
-            while any(helper.is_alive() for helper in helpers):
+            while helpers.busy:
                 self.tick(0)
                 time.sleep(0.0005)
         except BaseException:
@@ -609,9 +605,7 @@ class Run(SharedWork):
             raise
         finally:
             self.stopped = True
-            for helper in helpers:
-                if helper.ident is not None:
-                    helper.join()
+            helpers.close()
         if self.errors:
             raise self.errors[0]
         self.stopped = False

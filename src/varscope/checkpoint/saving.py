@@ -11,7 +11,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Executor, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from varscope.errors import (
 )
 from varscope.graph import Graph
 from varscope.partitioned import PartitionedVariable
-from varscope.progress import REPORT, Progress, as_report, as_threads
+from varscope.progress import REPORT, Helpers, Progress, as_report, as_threads
 
 SUFFIX = ".safetensors"
 OURS = re.compile(r"model-[0-9a-f]{8}-\d{5,}-of-\d{5,}\.safetensors")
@@ -266,8 +265,8 @@ class Writing:
     ) -> None:
         self.tensors, self.files, self.place, self.target = tensors, files, place, target
         self.waiting = deque(files)
-        self.begun: list[bool] = []  # an entry for each thread
-        self.ended: list[bool] = []
+        self.written: list[str] = []
+        self.errors: list[BaseException] = []
         self.reported = -1
         self.share = tensors.nbytes / max(tensors.nbytes + int(tensors.described.sum()), 1)
 
@@ -278,40 +277,54 @@ class Writing:
 
         `meanwhile` is what else there is to do.
         """
-        if threads == 1 and report is None:
-            meanwhile()
-            self.work(None)
-            return
+        helpers = Helpers()
         try:
-            with ThreadPoolExecutor(threads) as helpers, ThreadPoolExecutor(threads) as writers:
-                try:
-                    count = min(threads, len(self.files))
-                    running = {writers.submit(self.work, helpers) for _ in range(count)}
-                    meanwhile()
-                    while running:
-                        done, running = wait(running, REPORT, FIRST_EXCEPTION)
-                        for future in done:
-                            future.result()
-                        self.tell(report)
-                finally:
-                    self.waiting.clear()  # after an exception: files that are begun are finished
+            if threads > 1 or report is not None:
+                for _ in range(min(threads, len(self.files))):
+                    helpers.start(self.help_out)
+                meanwhile()
+                self.wait(helpers, report)
+            else:
+                meanwhile()
+            if not self.errors:
+                self.work(beside=False)
         finally:
-            # The pools have waited for that, unless it was there that an interrupt came.
-            while len(self.ended) < len(self.begun):
-                time.sleep(0.001)
+            self.waiting.clear()  # after an exception: files that are begun are finished
+            helpers.close()
+        if self.errors:
+            raise self.errors[0]
 
-    def work(self, helpers: Executor | None) -> None:
-        """What a thread does: write one file after the other."""
-        self.begun.append(True)
+    def wait(self, helpers: Helpers, report: Progress | None) -> None:
+        """Report until all files are written, or one cannot be, or no thread is at work."""
+        while not self.over:
+            self.tell(report)
+            until = time.monotonic() + REPORT
+            while not self.over and time.monotonic() < until:
+                time.sleep(0.0005)
+            if not helpers.busy:
+                return
+
+    @property
+    def over(self) -> bool:
+        """Whether all files are written, or one cannot be."""
+        return len(self.written) == len(self.files) or bool(self.errors)
+
+    def help_out(self) -> None:
+        """What a thread of the run's own does."""
         try:
-            while True:
-                try:
-                    file = self.waiting.popleft()
-                except IndexError:
-                    return
-                self.write(file, helpers)
-        finally:
-            self.ended.append(True)
+            self.work(beside=True)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def work(self, beside: bool) -> None:
+        """Write one file after the other, their checksums taken by a thread beside or by this."""
+        while True:
+            try:
+                file = self.waiting.popleft()
+            except IndexError:
+                return
+            self.write(file, beside)
+            self.written.append(file)
 
     def tell(self, report: Progress | None) -> None:
         """Report how many bytes there are by now; that all are, `save` says when it is done."""
@@ -329,22 +342,28 @@ class Writing:
             self.reported = done
             report(done, total)
 
-    def write(self, file: str, helpers: Executor | None) -> None:
-        """Write one file; a helper takes the checksums at the same time."""
+    def write(self, file: str, beside: bool) -> None:
+        """Write one file, and take the checksums, `beside` that in another thread."""
         places = self.tensors.sorted(self.files[file])
         arrays = self.tensors.arrays(places)
         if [array.nbytes for array in arrays] != self.tensors.nbytes_of[places].tolist():
             raise CheckpointError.of(self.target, None, "a shape changed while it was saved")
-        summing = None if helpers is None else helpers.submit(checksums, arrays)
         specs, facts = self.specs(places, locate(arrays)), self.facts(places)
         path, known = self.place.path / file, library()
+        sums: list[bytes] = []
+        helper = Helpers()
+        try:
+            if beside:
+                helper.start(keep_checksums, arrays, sums)
+            with told_of(self.target):
+                try:
+                    known.serialize_file(specs, path, metadata=metadata(facts, len(places)))
+                except known.SafetensorError as error:
+                    raise as_system_error(error, self.target) from error
+        finally:
+            helper.close()
         with told_of(self.target):
-            try:
-                known.serialize_file(specs, path, metadata=metadata(facts, len(places)))
-            except known.SafetensorError as error:
-                raise as_system_error(error, self.target) from error
-            sums = checksums(arrays) if summing is None else summing.result()
-            self.complete(path, facts, sums)
+            self.complete(path, facts, sums[0] if sums else checksums(arrays))
 
     def specs(self, places: list[int], addresses: list[int]) -> dict[str, Any]:
         """What the library is told of some entries."""
@@ -401,6 +420,12 @@ class Writing:
             file.seek(8)
             file.write(start)
             finish(file, self.place)
+
+
+def keep_checksums(arrays: list[np.ndarray], sums: list[bytes]) -> None:
+    """What a thread beside the one that writes does."""
+    with contextlib.suppress(MemoryError):  # the other one will ask for them itself
+        sums.append(checksums(arrays))
 
 
 def metadata(facts: dict[str, Any], count: int, sums: bytes | None = None) -> dict[str, str]:
