@@ -26,6 +26,15 @@ if os.environ.get("VARSCOPE_WERROR") == "1":
     flags += ["-Wall", "-Wextra", "-Werror"]
     flags += ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
 
+# VARSCOPE_CHECKED=1 builds a core for tests: each access to memory and each arithmetic operation is
+# looked at, and the assertions in it and in the headers of Python are compiled.  Who loads it has
+# to preload the library of the address sanitizer; see `.ci/run sanitizers`.
+checked = os.environ.get("VARSCOPE_CHECKED") == "1"
+if checked:
+    sanitizers = "-fsanitize=address,undefined"
+    flags[:3] = ["-O1", "-g1", "-UNDEBUG", "-fno-wrapv", "-fno-omit-frame-pointer"]
+    flags += [sanitizers, "-fno-sanitize-recover=all"]
+
 # Visual C++ has other ones, and no -O3.
 if sys.platform == "win32":
     flags = ["/O2", "/fp:precise"]
@@ -44,5 +53,8 @@ core = Extension(
     extra_compile_args=flags,
 )
 core.cython_include_dirs = [str(declarations.parent)]
+if checked:
+    core.extra_link_args = [sanitizers]
+    core.cython_directives = {"boundscheck": True, "initializedcheck": True, "nonecheck": True}
 
 setup(ext_modules=[core])

@@ -26,8 +26,7 @@ def interrupted(function, at):
             looks[code] = {
                 after.offset
                 for before, after in itertools.pairwise(found)
-                if before.opname in LOOKS
-                and not (before.opname, after.opname) == ("PRECALL", "CALL")
+                if before.opname in LOOKS and (before.opname, after.opname) != ("PRECALL", "CALL")
             }
         return looks[code]
 

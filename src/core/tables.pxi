@@ -1,5 +1,15 @@
 # Names as numbers, scopes as nodes, variables as rows: the tables, each knowing none above it.
 
+# What has to be so if the core is right.  Looked at where it was built with VARSCOPE_CHECKED=1, and
+# nowhere else.
+cdef extern from *:
+    """
+    #include <assert.h>
+    #define varscope_assert(condition) assert(condition)
+    """
+    void has_to_be "varscope_assert"(bint condition) noexcept nogil
+
+
 # === IdMap ======================================================================================
 
 cdef uint64_t SECRET = <uint64_t>PyObject_Hash("varscope")     # seeded, as all hashes of str
@@ -58,6 +68,7 @@ cdef int idmap_reserve(IdMap *self, size_t more) except -1:
 
 cdef void idmap_put(IdMap *self, uint32_t a, uint32_t b, uint32_t value) noexcept nogil:
     cdef Slot *slot = idmap_slot(self, a, b)
+    has_to_be(value != NONE and (self.used + 1) * 4 <= (self.mask + 1) * 3 or slot.value != NONE)
     if slot.value == NONE:
         self.used += 1
     slot.a, slot.b, slot.value = a, b, value
@@ -203,6 +214,7 @@ cdef class NameTable:
         hash = <uint32_t>PyObject_Hash(component)
         slot = free_slot(self.slots, self.mask, hash)
         id = self.count
+        has_to_be(id < self.capacity)
         Py_INCREF(component)
         self.names[id].text = text
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
@@ -227,6 +239,7 @@ cdef class NameTable:
         return base
 
     cdef inline str text(self, uint32_t id):
+        has_to_be(id < self.count)
         return <str>self.names[id].text
 
 
@@ -317,6 +330,7 @@ cdef class ScopeTree:
 
     cdef inline uint32_t find(self, uint32_t parent, uint32_t name) noexcept:
         cdef uint32_t node
+        has_to_be(parent < self.count and name & ~FAMILY < self.names.count)
         if not name & FAMILY:
             node = self.names.names[name].node
             if node == NONE or self.nodes[node].parent == parent:
@@ -423,6 +437,7 @@ cdef class VariableTable:
         cdef const Node *n = &self.tree.nodes[node]
         cdef const Name *of = &self.tree.names.names[name]
         cdef uint32_t row
+        has_to_be(node < self.tree.count and name < self.tree.names.count)
         if not of.of_variable:
             return NONE
         if n.rows == INDEXED:
@@ -456,6 +471,7 @@ cdef class VariableTable:
                       uint32_t site) noexcept:
         cdef Row *row = &self.rows[self.count]
         cdef Node *n = &self.tree.nodes[node]
+        has_to_be(self.count < self.capacity and self.find(node, name) == NONE)
         row.node, row.name, row.spec, row.site = node, name, spec, site
         row.handle = row.content = NULL
         self.tree.names.names[name].of_variable = True
@@ -485,6 +501,7 @@ cdef class VariableTable:
         """
         cdef uint32_t i
         cdef Node *n = &self.tree.nodes[self.rows[row].node]
+        has_to_be(row < self.count)
         if n.rows == INDEXED:
             idmap_remove(&self.index, self.rows[row].node, self.rows[row].name)
         else:

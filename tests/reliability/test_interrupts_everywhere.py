@@ -15,6 +15,7 @@ from interrupting import Interrupt, interrupted
 from requires import on_posix, require
 
 import varscope as vs
+from varscope.progress import Helpers
 
 require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
 pytestmark = [on_posix, pytest.mark.promise("interrupts")]
@@ -176,11 +177,37 @@ def test_an_interrupt_at_any_place_leaves_all_in_order(case, tally):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_an_interrupt_at_each_place_leaves_all_in_order(case, tally):
+    swept(tally, case, 3 if case[0] == "Initialisations" else 2, timeout=280)
+
+
+def helpers(step):
+    """Interrupt the starting of threads, and see that all that have begun end."""
+    for at in range(0, 10**6, step):
+        crew, done = Helpers(), []
+
+        def work(crew=crew, done=done):
+            try:
+                for number in range(2):
+                    crew.start(done.append, number)
+            finally:
+                crew.close()
+
+        _, places = interrupted(work, at)
+        crew.close()
+        assert not crew.busy
+        if places < at:
+            print(at)
+            return
+
+
 @pytest.mark.fails_without(
     "src/varscope/progress.py",
     "_thread.start_new_thread(self._call, (len(self.working) - 1, function, args))",
     "__import__('threading').Thread(\n"
     "    target=self._call, args=(len(self.working) - 1, function, args)).start()",
 )
-def test_an_interrupt_at_each_place_leaves_all_in_order(case, tally):
-    swept(tally, case, 3 if case[0] == "Initialisations" else 2, timeout=280)
+def test_an_interrupt_while_a_thread_is_started_leaves_none_that_waits(tally):
+    done = python("import test_interrupts_everywhere as t; t.helpers(1)", timeout=30)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tally("interrupts", int(done.stdout))
