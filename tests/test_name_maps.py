@@ -8,6 +8,7 @@ import sys
 import hypothesis
 import numpy as np
 import pytest
+from brute_force import check_law
 from hypothesis import strategies as st
 from requires import require
 
@@ -975,20 +976,6 @@ def test_the_number_of_a_rule_is_kept_for_a_file(tmp_path):
 
 
 # --- the way back
-
-
-def check_law(m, source):
-    """What is written by a map and by its inverse is what was there."""
-    there = m.plan([source])
-    back = m.inverse().plan([there.recipes])
-    used = source.keys() - {name for _, name in there.unused + there.dropped}
-    assert not back.unused and not back.dropped
-    assert back.recipes.keys() == used
-    for name in used:
-        values = back.recipes[name].read()
-        assert (values.shape, values.dtype) == (source[name].shape, source[name].dtype)
-        np.testing.assert_array_equal(values, source[name])
-    return back
 
 
 SOURCE = {
