@@ -730,6 +730,16 @@ def test_memory_is_bounded_by_the_file(tmp_path):
     tracemalloc.stop()
 
 
+def test_memory_is_bounded_by_the_index(tmp_path):
+    sharded(tmp_path, SHARDS)
+    assert len(vs.open(tmp_path)) == 3
+    tracemalloc.start()
+    vs.open(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000
+
+
 def test_what_numpy_cannot_have_is_an_error_of_the_file(tmp_path):
     header = {"a": {"dtype": "F64", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]}}
     checkpoint = vs.open(write(tmp_path / "a", header))
