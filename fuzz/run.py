@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""Run the fuzzers: python fuzz/run.py [--seconds 30] [checkpoint_reader] [name_maps]
+
+    python fuzz/run.py --seconds 300                one after the other, and the figures of each
+    python fuzz/run.py checkpoint_reader --input F  what one input does, without a fuzzer
+    python fuzz/run.py --seconds 600 --keep         afterwards the corpus has what was new, minimised
+
+An input that something does not hold for is kept in fuzz/findings, and ends the run with a status
+that is not zero.  It needs what the tests need; and to fuzz, atheris, which is there for CPython
+3.11 to 3.13 on Linux and x86-64: pip install atheris
+"""
+
+import argparse
+import hashlib
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TARGETS = ("checkpoint_reader", "name_maps")
+LONGEST = 4096  # bytes of an input
+ROOM = 1 << 30  # bytes that one input may take: beyond, there is a MemoryError, which is a finding
+PATIENCE = 10  # seconds for one input, on a machine that has other work
+COMMITTED = 75_000  # bytes of a committed corpus
+STATUS = re.compile(r"#(\d+)\s+\w+.*cov: (\d+) ft: (\d+) corp: (\d+)/(\S+)")
+
+
+def inside(target, arguments):
+    """Be the fuzzer."""
+    import resource
+
+    import atheris
+
+    sys.path.insert(0, str(HERE))
+    with atheris.instrument_imports(include=["varscope"]):
+        module = importlib.import_module(target)
+    memory = Path("/proc/self/statm").read_text().split()[0]
+    limit = int(memory) * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    atheris.Setup([target, *arguments], module.test_one_input)
+    atheris.Fuzz()
+
+
+def start(target, *arguments, **options):
+    command = [sys.executable, str(HERE / "run.py"), "--inside", target, *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def write_words(target, path):
+    """A dictionary of what makes up good inputs."""
+    words = importlib.import_module(target).WORDS
+    escaped = ["".join(f"\\x{byte:02x}" for byte in word.encode("latin-1")) for word in words]
+    path.write_text("".join(f'"{word}"\n' for word in escaped))
+
+
+def write_inputs(folder, contents):
+    folder.mkdir(exist_ok=True, parents=True)
+    for content in contents:
+        (folder / hashlib.sha1(content).hexdigest()).write_bytes(content)
+
+
+def fuzz(target, seconds, work, keep):
+    """Run one target; whether it has found nothing."""
+    corpus, findings = HERE / "corpus" / target, HERE / "findings"
+    corpus.mkdir(exist_ok=True, parents=True)
+    findings.mkdir(exist_ok=True)
+    new, seeds, words = work / "new", work / "seeds", work / "words"
+    new.mkdir()
+    write_inputs(seeds, importlib.import_module(target).seeds())
+    write_words(target, words)
+    settings = [
+        f"-max_len={LONGEST}", f"-dict={words}", f"-timeout={PATIENCE}", "-rss_limit_mb=2048",
+        f"-artifact_prefix={findings}/{target}-", "-print_final_stats=1", "-use_value_profile=1",
+    ]  # fmt: skip
+    started = time.monotonic()
+    done = start(target, f"-max_total_time={seconds}", *settings, new, corpus, seeds)
+    taken, output = time.monotonic() - started, done.stdout.decode("utf-8", "replace")
+    found = re.findall(r"Test unit written to (\S+)", output)
+    if done.returncode:
+        print(output[-6000:])
+        for path in found:
+            print(f"to see it again: {sys.executable} fuzz/run.py {target} --input {path}")
+        print(f"{target}: ended with status {done.returncode}", flush=True)
+    else:
+        tried, covered, features, kept, size = STATUS.findall(output)[-1]
+        print(
+            f"{target}: {int(tried):,} inputs in {taken:.0f} s, {int(tried) / taken:,.0f} a "
+            f"second; {covered} branches and {features} features seen, by {kept} inputs of {size}",
+            flush=True,
+        )
+        if keep:
+            minimise(target, corpus, [corpus, seeds, new], work)
+    return done.returncode == 0
+
+
+def minimise(target, corpus, sources, work):
+    """Make a small corpus of all inputs: what adds most, the shortest first, to a bound."""
+    merged = work / "merged"
+    merged.mkdir()
+    done = start(target, "-merge=1", f"-max_len={LONGEST}", merged, *sources)
+    if done.returncode:
+        sys.exit(done.stdout.decode("utf-8", "replace")[-3000:])
+    paths = sorted(merged.iterdir(), key=lambda path: path.stat().st_size)
+    size, chosen = 0, []
+    for path in paths:
+        size += path.stat().st_size
+        if size <= COMMITTED:
+            chosen.append(path.read_bytes())
+    shutil.rmtree(corpus)
+    write_inputs(corpus, chosen)
+    print(f"{corpus}: {len(chosen)} of {len(paths)} inputs, {sum(map(len, chosen)):,} bytes")
+
+
+def main():
+    if sys.argv[1:2] == ["--inside"]:
+        return inside(sys.argv[2], sys.argv[3:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", nargs="*", help=f"some of {', '.join(TARGETS)}")
+    parser.add_argument("--seconds", type=int, default=30, help="for each target")
+    parser.add_argument("--input", type=Path, help="a file to be tried once")
+    parser.add_argument("--keep", action="store_true", help="put what is new into the corpus")
+    options = parser.parse_args()
+    sys.path.insert(0, str(HERE))
+    targets = options.targets or TARGETS
+    for target in targets:
+        if target not in TARGETS:
+            parser.error(f"there is no target {target!r}")
+    if options.input is not None:
+        for target in targets:
+            importlib.import_module(target).test_one_input(options.input.read_bytes())
+            print(f"{target}: nothing to be said of {options.input}")
+        return None
+    good = True
+    for target in targets:
+        with tempfile.TemporaryDirectory() as work:
+            good &= fuzz(target, options.seconds, Path(work), options.keep)
+    return None if good else 1
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONHASHSEED", "0")  # of children: the same order of sets each time
+    sys.exit(main())
