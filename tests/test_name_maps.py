@@ -929,6 +929,10 @@ def test_a_yaml_file(tmp_path, suffix):
         ("map.yaml", "? [a]\n: b", "this is no YAML"),
         ("map.yaml", "3: a", "3: 'a' must be a name that is read"),
         ("map.yaml", "[" * 100_000, "the data is nested too deeply"),
+        ("map.yaml", "a: !!bool 7", "a value is not of the kind that its tag says (KeyError: '7')"),
+        ("map.yaml", "a: !!int ''", "of the kind that its tag says (IndexError"),
+        ("map.yaml", "a: !!timestamp b", "of the kind that its tag says (AttributeError"),
+        ("map.yaml", f"a: 1{':10' * 300}.0", "of the kind that its tag says (OverflowError"),
     ],
 )
 def test_a_file_that_cannot_be_understood(tmp_path, name, text, words):
