@@ -13,6 +13,7 @@ Whatever comes,
 - a restore that fails changes nothing, and one that does not gives the values of the files.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -22,6 +23,7 @@ import struct
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +60,8 @@ class Folder:
     """A folder for the files of one input, with something beside it that must not be opened."""
 
     def __init__(self):
-        memory = Path("/dev/shm")
-        self.root = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+        self.root = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, self.root, ignore_errors=True)
         self.path = self.root / "folder"
         Bundle().write(self.root / PREFIX)
         self.root.joinpath("model.safetensors").write_bytes(whole({}, b""))
@@ -70,9 +72,6 @@ class Folder:
 
     def __exit__(self, *exception):
         shutil.rmtree(self.path)
-
-    def remove(self):
-        shutil.rmtree(self.root)
 
 
 class Watch:
@@ -320,7 +319,7 @@ def one_table(folder, options, parts):
 
 
 def table_of_entries(folder, options, parts):
-    one, two, *rest = [*parts, b"", b""]
+    one, two, *rest = parts if len(parts) > 1 else [*parts, b""]
     rows = sorted(dict(zip(rest[::2], rest[1::2], strict=False)).items())
     check_entries([value for key, value in rows if key])
     per_block = 1 + (options >> 4)
@@ -343,7 +342,7 @@ def check_bundle(folder, options, index, data_files):
         key for key in rows if not key.startswith(b"\0") and key
     }
     swapped = bundle_entries.header_of(prefix, rows[b""]).swapped
-    checksums = {}
+    checksums, taken = {}, Counter()
     for name, tensor in checkpoint.items():
         pieces = plainly_read(rows, name.encode(), data_files)
         if not tensor.dtype_name or tensor.dtype_name in ("string", "resource", "variant"):
@@ -352,13 +351,15 @@ def check_bundle(folder, options, index, data_files):
             value, dtype = tensor.value(), tensor.dtype
             assert value.shape == tensor.shape
             count = np.zeros(value.shape, np.int64)
-            for number, (part, data, recorded) in enumerate(pieces):
+            for number, (part, place, data, recorded) in enumerate(pieces):
+                taken.update((place[0], at) for at in range(place[1], place[1] + len(data)))
                 stored = np.frombuffer(data, dtype.newbyteorder() if swapped else dtype)
                 stored = stored.astype(dtype).reshape(value[part].shape)
                 assert stored.tobytes() == value[part].tobytes() or dtype.kind in "fcV"
                 count[part] += 1
                 checksums[name if len(pieces) == 1 else (name, number)] = recorded, data
             assert (count == 1).all(), "slices that overlap, or leave something out"
+    assert not taken or max(taken.values()) == 1, "bytes of two tensors"
     check_verify_of_pieces(checkpoint, checksums)
     check_any(checkpoint, options)
 
@@ -374,7 +375,7 @@ def check_verify_of_pieces(checkpoint, checksums):
 
 
 def plainly_read(rows, name, data_files):
-    """The pieces of a tensor as its entries say: where it goes, bytes, and their checksum."""
+    """The pieces of a tensor as its entries say: which part, the place, bytes, the checksum."""
     entry = bundle_entries.entry_of(rows[name])
     slices = [
         bundle_entries.extents_of(bundle_entries.as_bytes(content))
@@ -385,9 +386,7 @@ def plainly_read(rows, name, data_files):
         return [(..., *stored(entry, rows, data_files))]
     found = []
     for extents in slices:
-        part = tuple(
-            slice(start, None if size < 0 else start + size) for start, size in extents
-        )
+        part = tuple(slice(start, None if size < 0 else start + size) for start, size in extents)
         piece = bundle_entries.entry_of(rows[slice_key(name, extents)])
         found.append((part, *stored(piece, rows, data_files)))
     return found
@@ -399,7 +398,8 @@ def stored(entry, rows, data_files):
     content = data[entry.offset : entry.offset + entry.nbytes]
     assert len(content) == entry.nbytes
     turned = entry.checksum - 0xA282EAD8 & 0xFFFFFFFF
-    return content, (turned >> 17 | turned << 15) & 0xFFFFFFFF
+    place = entry.file, entry.offset
+    return place, content, (turned >> 17 | turned << 15) & 0xFFFFFFFF
 
 
 def check_entries(values):
@@ -496,6 +496,10 @@ def seeds():
     bundle = Bundle()
     bundle.entries[b"text"] = entry("string", [2], nbytes=5, checksum=1)
     bundle.data[0] += b"\1\2abc"
+    yield from entries_of(bundle)
+    bundle = Bundle()
+    bundle.add("a", np.arange(3, dtype=np.int16))
+    bundle.entries[b"b"] = entry("int16", [2], offset=2, nbytes=4, checksum=crc32c(b"\1\0\2\0"))
     yield from entries_of(bundle)
     for named in (PREFIX, f"sub/{PREFIX}", f"../{PREFIX}", f"/gone/{PREFIX}", r"model\.c\153pt"):
         yield bytes([5, 0]) + b'model_checkpoint_path: "%s"' % named.encode()

@@ -10,10 +10,11 @@ a choice: see Choices.  Whatever comes,
 - names that are folded come back, each once.
 """
 
+import atexit
 import contextlib
 import itertools
 import json
-import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -85,10 +86,18 @@ class Choices:
         if kind == "slices":
             to = dict(self.several(lambda: (self.name(), self.of([":2", "2:", "..., 0", "1"])), 3))
             return {"name": self.name(), "to": to}
-        takes = {"prefix": self.name, "glob": self.glob, "name": self.name,
-                 "regex": lambda: "".join(self.several(lambda: self.of(EXPRESSIONS), 5, 1))}[kind]
-        gives = {"prefix": self.name, "glob": self.glob, "name": self.name,
-                 "regex": lambda: "".join(self.several(lambda: self.of(REFERENCES), 5, 1))}[kind]
+        takes = {
+            "prefix": self.name,
+            "glob": self.glob,
+            "name": self.name,
+            "regex": lambda: "".join(self.several(lambda: self.of(EXPRESSIONS), 5, 1)),
+        }[kind]
+        gives = {
+            "prefix": self.name,
+            "glob": self.glob,
+            "name": self.name,
+            "regex": lambda: "".join(self.several(lambda: self.of(REFERENCES), 5, 1)),
+        }[kind]
         rule = {kind: self.some(takes), "to": self.some(gives)}
         if kind == "prefix" and self.number(2):
             rule["prefix"] = ""
@@ -98,6 +107,9 @@ class Choices:
 
     def glob(self):
         return "/".join(self.several(lambda: self.of(TOKENS), 3, 1))
+
+    def pattern(self):
+        return "/".join(self.several(lambda: self.of(PARTS), 6))
 
     def change(self):
         axis = self.of([0, 1, -1])
@@ -148,7 +160,7 @@ def leads_back(plan, back):
     backwards = _Backwards(back, *back._forward)
     try:
         back.plan([plan.recipes])
-        return all(len(set(backwards.rules(name))) == 1 for name in plan.recipes)
+        return all(len(set(backwards.rules(name))) <= 1 for name in plan.recipes)
     except NameMapError:
         return False
 
@@ -164,7 +176,9 @@ def check_plan(plan, source):
     assert str(report) and report.count == len(plan.recipes) and report.tensors == len(read)
     assert expanded(report.unused) == Counter(unused)
     assert expanded(report.dropped) == Counter(dropped)
-    assert expanded(names for row in report.rows for names in row.written) == Counter(list(plan.recipes))
+    assert expanded(names for row in report.rows for names in row.written) == Counter(
+        list(plan.recipes)
+    )
     assert set(expanded(names for row in report.rows for names in row.read)) == read
     assert expanded(report.left_over) == Counter(plan.recipes.keys() - {"a", "w", "b/w"})
     assert expanded(report.missing) == Counter({"a", "w", "b/w"} - plan.recipes.keys())
@@ -232,11 +246,8 @@ def patterns_in_a_tree(data):
     """Names are created, and withdrawn, between searches for some patterns."""
     choices = Choices(data)
     free = choices.number(2)  # names and patterns of any characters
-    patterns = choices.several(
-        lambda: choices.text(12) if free else "/".join(choices.several(lambda: choices.of(PARTS), 6)),
-        4, 1,
-    )  # fmt: skip
-    patterns = [pattern for pattern in patterns if pattern.count("*") <= 8]  # else it takes for ever
+    patterns = choices.several(lambda: choices.text(12) if free else choices.pattern(), 4, 1)
+    patterns = [pattern for pattern in patterns if pattern.count("*") <= 8]  # a regex is slow
     steps = choices.several(lambda: choices.of([create, create, enter, op, parts, fail, None]), 30)
     with vs.Graph().as_default() as graph:
         for step in steps:
@@ -313,8 +324,8 @@ def test_one_input(data):
     if not data:
         return
     if folder is None:
-        memory = Path("/dev/shm")
-        folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+        folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         KINDS[data[0] % len(KINDS)](data[1:])
@@ -334,6 +345,8 @@ def seeds():
         [{"glob": "h/*/a/b_1", "to": "b", "concatenate": {"axis": 0, "sizes": [2, 2, 2]}}],
         [{"glob": ["h.0.w", "h.1.w"], "to": "v", "stack": 1, "source": 0}],
         [{"name": "w", "to": "l_*", "unstack": 0, "transpose": [0], "slice": "[:, 0:2]"}],
+        {"separator": ".", "rules": [{"glob": "h.{i}.{j}", "to": "{j}{i}"}]},
+        [{"regex": r"h\.([0-9]*)\.(.*)", "to": r"\2\1"}],
         {"w": "a", "step": None},
     ]
     for m in maps:

@@ -3,18 +3,28 @@
 
     python fuzz/run.py --seconds 300                one after the other, and the figures of each
     python fuzz/run.py checkpoint_reader --input F  what one input does, without a fuzzer
-    python fuzz/run.py --seconds 600 --keep         afterwards the corpus has what was new, minimised
+    python fuzz/run.py --seconds 600 --keep         and put what was new into the corpus
 
 An input that something does not hold for is kept in fuzz/findings, and ends the run with a status
 that is not zero.  It needs what the tests need; and to fuzz, atheris, which is there for CPython
 3.11 to 3.13 on Linux and x86-64: pip install atheris
+
+The fuzzer follows the way through Python code.  To let it follow that through the compiled core as
+well, compile one that tells, and run with it:
+
+    cc -O2 -fPIC -c fuzz/core_coverage.c -o core_coverage.o
+    CFLAGS=-fsanitize-coverage=trace-pc,trace-cmp LDFLAGS=$PWD/core_coverage.o \\
+        python -m pip install --no-deps --target told .
+    PYTHONPATH=told python fuzz/run.py
 """
 
 import argparse
+import ctypes
 import hashlib
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,16 +50,41 @@ def inside(target, arguments):
     sys.path.insert(0, str(HERE))
     with atheris.instrument_imports(include=["varscope"]):
         module = importlib.import_module(target)
+    core = ctypes.CDLL(importlib.import_module("varscope._scopecore").__file__)
+    waiting = [core.tell_libfuzzer] if hasattr(core, "tell_libfuzzer") else []
+
+    def test_one_input(data):
+        if waiting:  # before the first input there is no libFuzzer
+            waiting.pop()(ctypes.c_void_p(ctypes.CDLL(libfuzzer_of(atheris))._handle))
+        module.test_one_input(data)
+
     memory = Path("/proc/self/statm").read_text().split()[0]
     limit = int(memory) * resource.getpagesize() + ROOM
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    atheris.Setup([target, *arguments], module.test_one_input)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    atheris.Setup([os.environ["FUZZER"], *arguments], test_one_input)
     atheris.Fuzz()
 
 
-def start(target, *arguments, **options):
-    command = [sys.executable, str(HERE / "run.py"), "--inside", target, *map(str, arguments)]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+def libfuzzer_of(atheris):
+    """The library that holds it."""
+    (found,) = Path(atheris.__file__).parent.glob("core_with_libfuzzer*.so")
+    return str(found)
+
+
+def start(target, *arguments):
+    """Run the fuzzer in a process of its own, with the files of its inputs in memory."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryDirectory(dir=memory) as files:
+        program = Path(work, target)  # as which libFuzzer starts itself anew, to minimise a corpus
+        command = shlex.join([sys.executable, str(HERE / "run.py"), "--inside", target])
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o700)
+        environment = {"TMPDIR": files, "FUZZER": str(program), "PYTHONHASHSEED": "0"}
+        return subprocess.run(
+            [program, *map(str, arguments)], env={**os.environ, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
 
 def write_words(target, path):
@@ -83,7 +118,7 @@ def fuzz(target, seconds, work, keep):
     taken, output = time.monotonic() - started, done.stdout.decode("utf-8", "replace")
     found = re.findall(r"Test unit written to (\S+)", output)
     if done.returncode:
-        print(output[-6000:])
+        print(output.partition(" === Uncaught")[2][-6000:] or output[-6000:])
         for path in found:
             print(f"to see it again: {sys.executable} fuzz/run.py {target} --input {path}")
         print(f"{target}: ended with status {done.returncode}", flush=True)
@@ -104,7 +139,7 @@ def minimise(target, corpus, sources, work):
     merged = work / "merged"
     merged.mkdir()
     done = start(target, "-merge=1", f"-max_len={LONGEST}", merged, *sources)
-    if done.returncode:
+    if done.returncode or not any(merged.iterdir()):
         sys.exit(done.stdout.decode("utf-8", "replace")[-3000:])
     paths = sorted(merged.iterdir(), key=lambda path: path.stat().st_size)
     size, chosen = 0, []
@@ -144,5 +179,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONHASHSEED", "0")  # of children: the same order of sets each time
     sys.exit(main())

@@ -1257,7 +1257,7 @@ def test_any_map_that_has_an_inverse_leads_back(rules, source, separator, to_sep
     try:
         there, back = m.plan([source]), m.inverse()
         backwards = _Backwards(back, *back._forward)
-        hypothesis.assume(all(len(set(backwards.rules(name))) == 1 for name in there.recipes))
+        hypothesis.assume(all(len(set(backwards.rules(name))) <= 1 for name in there.recipes))
         back.plan([there.recipes])
     except NameMapError:
         return
