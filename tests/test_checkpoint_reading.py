@@ -928,6 +928,7 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path, name):
         ('{"weight_map":{"a":null}}', "no 'weight_map'"),
         ('{"weight_map":{"a":"gone.safetensors"}}', "lists 'gone.safetensors', which is not there"),
         ('{"weight_map":{"a":"%s/x"}}' % INDEX, "lists 'x', which is not there"),
+        ('{"weight_map":{"a":"%s"}}' % ("x" * 3000), "xxx, which is not there"),
     ],
 )
 def test_an_index_that_is_none(tmp_path, text, words):
