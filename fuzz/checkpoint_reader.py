@@ -475,7 +475,8 @@ def seeds():
         yield bytes([2, 0]) + texts(listed, noted, data, other, bytes(8))
     listed = {"weight_map": {"x": FILES[0]}}
     yield bytes([2, 1]) + texts(listed, other, bytes(8))
-    yield bytes([2, 0]) + texts({"weight_map": {"x": "../model.safetensors"}})
+    for name in ("../model.safetensors", "x" * 300, FILES[0] + "/x"):
+        yield bytes([2, 0]) + texts({"weight_map": {"x": name}}, other, bytes(8))
 
     for swapped in (False, True):
         bundle = Bundle(swapped=swapped)
