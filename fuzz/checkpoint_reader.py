@@ -469,6 +469,9 @@ def seeds():
         yield mark + whole(noted, data)
         for found, content in ((one, data), (noted, data), (odd, bytes(19)), ({}, b"")):
             yield bytes([1, options]) + texts(found, content)
+    for begin, end in ((4, 8), (12, 16)):  # bytes of two tensors, and of none
+        apart = {**one, "b/c": {"dtype": "F32", "shape": [], "data_offsets": [begin, end]}}
+        yield bytes([1, 0]) + texts(apart, bytes(max(8, end)))
     other = {"x": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}
     for first, last in ((FILES[0], FILES[1]), ("./" + FILES[0], "sub/../b.safetensors")):
         listed = {"metadata": {}, "weight_map": {"a": first, "b/c": first, "x": last}}

@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 TARGETS = ("checkpoint_reader", "name_maps")
 LONGEST = 4096  # bytes of an input
 ROOM = 1 << 30  # bytes that one input may take: beyond, there is a MemoryError, which is a finding
-PATIENCE = 10  # seconds for one input, on a machine that has other work
+PATIENCE = 30  # seconds for one input, which takes milliseconds, on a machine that may be busy
 COMMITTED = 75_000  # bytes of a committed corpus
 STATUS = re.compile(r"#(\d+)\s+\w+.*cov: (\d+) ft: (\d+) corp: (\d+)/(\S+)")
 
