@@ -469,6 +469,8 @@ def seeds():
         yield mark + whole(noted, data)
         for found, content in ((one, data), (noted, data), (odd, bytes(19)), ({}, b"")):
             yield bytes([1, options]) + texts(found, content)
+    twice = json.dumps(one).replace('"dtype"', '"dtype": "F32", "dtype"').encode()
+    yield bytes([1, 0]) + texts(twice, data)
     for begin, end in ((4, 8), (12, 16)):  # bytes of two tensors, and of none
         apart = {**one, "b/c": {"dtype": "F32", "shape": [], "data_offsets": [begin, end]}}
         yield bytes([1, 0]) + texts(apart, bytes(max(8, end)))
