@@ -2,42 +2,20 @@
 
 import contextlib
 import gc
-import re
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
+from brute_force import check_find as check
+from brute_force import expected
 from hypothesis import given
 from hypothesis import strategies as st
 from requires import on_posix
 
 import varscope as vs
 from varscope import errors
-
-
-def as_regex(pattern):
-    """What a pattern means, for names as texts; takes forever where there are many `**`."""
-    parts = pattern.split("/")
-    texts = ["".join({"*": "[^/]*", "?": "[^/]"}.get(c, re.escape(c)) for c in p) for p in parts]
-    above = "".join(
-        "(?:[^/]+/)*" if p == "**" else t + "/" for p, t in zip(parts, texts, strict=True)
-    )
-    if parts[-1] == "**":
-        return re.compile(above.removesuffix("(?:[^/]+/)*") + ".*", re.DOTALL)
-    return re.compile(above.removesuffix("/"), re.DOTALL)
-
-
-def expected(graph, pattern):
-    fits = as_regex(pattern).fullmatch
-    return [v for v, name in zip(graph.variables, graph, strict=True) if fits(name)]
-
-
-def check(graph, *patterns):
-    for pattern in patterns:
-        names = [v.op_name for v in expected(graph, pattern)]
-        assert [v.op_name for v in graph.find(pattern)] == names, pattern
 
 
 def failing(getter, name, *args, **kwargs):

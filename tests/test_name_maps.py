@@ -8,6 +8,7 @@ import sys
 import hypothesis
 import numpy as np
 import pytest
+from brute_force import check_law
 from hypothesis import strategies as st
 from requires import require
 
@@ -928,6 +929,10 @@ def test_a_yaml_file(tmp_path, suffix):
         ("map.yaml", "? [a]\n: b", "this is no YAML"),
         ("map.yaml", "3: a", "3: 'a' must be a name that is read"),
         ("map.yaml", "[" * 100_000, "the data is nested too deeply"),
+        ("map.yaml", "a: !!bool 7", "a value is not of the kind that its tag says (KeyError: '7')"),
+        ("map.yaml", "a: !!int ''", "of the kind that its tag says (IndexError"),
+        ("map.yaml", "a: !!timestamp b", "of the kind that its tag says (AttributeError"),
+        ("map.yaml", f"a: 1{':10' * 300}.0", "of the kind that its tag says (OverflowError"),
     ],
 )
 def test_a_file_that_cannot_be_understood(tmp_path, name, text, words):
@@ -975,20 +980,6 @@ def test_the_number_of_a_rule_is_kept_for_a_file(tmp_path):
 
 
 # --- the way back
-
-
-def check_law(m, source):
-    """What is written by a map and by its inverse is what was there."""
-    there = m.plan([source])
-    back = m.inverse().plan([there.recipes])
-    used = source.keys() - {name for _, name in there.unused + there.dropped}
-    assert not back.unused and not back.dropped
-    assert back.recipes.keys() == used
-    for name in used:
-        values = back.recipes[name].read()
-        assert (values.shape, values.dtype) == (source[name].shape, source[name].dtype)
-        np.testing.assert_array_equal(values, source[name])
-    return back
 
 
 SOURCE = {
@@ -1266,7 +1257,7 @@ def test_any_map_that_has_an_inverse_leads_back(rules, source, separator, to_sep
     try:
         there, back = m.plan([source]), m.inverse()
         backwards = _Backwards(back, *back._forward)
-        hypothesis.assume(all(len(set(backwards.rules(name))) == 1 for name in there.recipes))
+        hypothesis.assume(all(len(set(backwards.rules(name))) <= 1 for name in there.recipes))
         back.plan([there.recipes])
     except NameMapError:
         return

@@ -194,6 +194,19 @@ def test_the_latest_is_not_there(tmp_path, named):
         tensor_bundle.find_prefix(tmp_path)
 
 
+@pytest.mark.parametrize("named", ["../model.ckpt", "sub/../../model.ckpt", "{}/model.ckpt"])
+def test_the_latest_is_looked_for_in_its_folder_alone(tmp_path, prefix, named):
+    Bundle().write(prefix)
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    named = named.format(tmp_path.as_posix())
+    (folder / "checkpoint").write_text(f'model_checkpoint_path: "{named}"', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not there: it is looked for in this folder"):
+        tensor_bundle.find_prefix(folder)
+    Bundle().write(folder / "model.ckpt")
+    assert tensor_bundle.find_prefix(folder) == folder / "model.ckpt"
+
+
 def test_another_file_of_that_name(tmp_path):
     (tmp_path / "checkpoint").write_bytes(bytes(range(256)) * 1000)
     assert tensor_bundle.find_prefix(tmp_path) is None

@@ -25,6 +25,8 @@ from varscope.checkpoint.safetensors_headers import Header, wrong
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LARGEST_INDEX = 1 << 30  # bytes; one of half a million names has 50 million
+# There is no such file, or there can be none of such a name.
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 TRIES = 100  # to find all files of one index while others save
 
 
@@ -78,11 +80,12 @@ def read_index(path: Path, index: Path) -> Checkpoint:
                     "it more (ulimit -n), or save in larger ones (max_shard_size)"
                 )
                 raise OSError(error.errno, reason, os.fspath(index)) from None
-            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            if error.filename is None or error.errno not in NOT_THERE:
                 raise
             before, text = text, index_text(index)
             if text == before:
-                wrong(index, None, f"it lists {Path(error.filename).name!r}, which is not there")
+                name = Path(error.filename).name
+                wrong(index, None, f"it lists {name!r:.200}, which is not there")
             continue
         checkpoint = together(path, files)
         check_names(index, checkpoint, weight_map, names)
@@ -93,10 +96,10 @@ def read_index(path: Path, index: Path) -> Checkpoint:
 def index_text(index: Path) -> bytes:
     check_regular(index)
     with index.open("rb") as opened:
-        text = opened.read(LARGEST_INDEX + 1)
-    if len(text) > LARGEST_INDEX:
-        wrong(index, None, f"an index has {LARGEST_INDEX:,} bytes at most")
-    return text
+        size = os.fstat(opened.fileno()).st_size
+        if size > LARGEST_INDEX:
+            wrong(index, None, f"an index has {LARGEST_INDEX:,} bytes at most")
+        return opened.read(size)  # for which as much memory is taken, whatever is there
 
 
 def weight_map_of(index: Path, text: bytes) -> dict[str, str]:

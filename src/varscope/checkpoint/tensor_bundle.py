@@ -51,7 +51,7 @@ def find_prefix(path: Path) -> Path | None:
     """The prefix of the checkpoint at a path, or None where there is none of TensorFlow's.
 
     A path is a prefix, such as `model.ckpt-1000`, one of the files of the checkpoint, or a folder
-    in which a file `checkpoint` names the latest one.
+    in which a file `checkpoint` names the latest one, which lies in that folder or below.
 
     Raises
     ------
@@ -73,13 +73,16 @@ def find_prefix(path: Path) -> Path | None:
     if named is None:
         return None
     latest = Path(unescaped(named[1]).decode("utf-8", "replace"))
-    # It may have been written elsewhere, under an absolute path, and brought here.
-    for candidate in (path / latest, path / latest.name):
+    # It may have been written elsewhere, under an absolute path, and brought here.  What still lies
+    # there is not read: a file must not lead out of the folder that somebody chose to open.
+    inside = [] if latest.anchor or ".." in latest.parts else [path / latest]
+    for candidate in (*inside, path / latest.name):
         prefix = prefix_of(candidate)
         if prefix is not None:
             return prefix
+    named_so = f"{str(latest)!r:.200} as the latest one"
     raise CheckpointError.of(
-        state, None, f"it names {str(latest)!r:.200} as the latest one, which is not there"
+        state, None, f"it names {named_so}, which is not there: it is looked for in this folder"
     )
 
 

@@ -605,3 +605,7 @@ def _loaded_yaml(text: str, path: Path) -> Any:
         return yaml.load(text, strict)
     except yaml.YAMLError as error:
         raise ValueError(f"this is no YAML: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # What a tag does not fit, `!!bool 7` say, ends in whatever the loader stumbles over.
+        reason = f"{type(error).__name__}: {error!s:.80}"
+        raise ValueError(f"a value is not of the kind that its tag says ({reason})") from None
