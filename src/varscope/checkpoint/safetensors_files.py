@@ -18,7 +18,7 @@ import numpy as np
 
 from varscope.checkpoint import safetensors_headers as headers
 from varscope.checkpoint.contents import UNTRACKED, Checkpoint, Columns, MappedFile
-from varscope.checkpoint.notes import Notes
+from varscope.checkpoint.notes import Notes, check_header
 from varscope.checkpoint.notes import read as read_notes
 from varscope.checkpoint.safetensors_headers import Header, wrong
 
@@ -167,6 +167,7 @@ def together(path: Path, files: list[MappedFile]) -> Checkpoint:
     parts = [headers.read(file.path, file.pages) for file in files]
     nothing = np.empty(0, np.int64)
     columns = Columns([], [], [], nothing, nothing.astype(np.int32), nothing)
+    columns.check_file = check_header
     notes = [read_notes(file.path, part) for file, part in zip(files, parts, strict=True)]
     for part, note in zip(parts, notes, strict=True):
         first = len(columns.names)
