@@ -116,7 +116,7 @@ def test_killed_at_any_call_the_old_or_the_new_is_there(
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_is_renamed_is_on_the_disk_before(saver, tmp_path, tally, name, threads):
-    """What a crash of the system leaves cannot be tried here, but the order of calls can be seen."""
+    """A crash of the system cannot be tried here, but the order of calls can be seen."""
     path = tmp_path / name
     save(1, path)
     folder, renamed = (path if path.is_dir() else tmp_path), []

@@ -1,0 +1,492 @@
+"""Files that mean harm: no code is run, no path is left, and memory is bounded by the file.
+
+The judgement of a header is held to that of the `safetensors` library.
+"""
+# ruff: noqa: UP031 -- for str.format, all braces of JSON would have to be doubled
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import struct
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from requires import on_posix
+from written_files import (
+    ARRAYS,
+    EMPTY,
+    ENTRY,
+    INDEX,
+    ONE,
+    SHARDS,
+    header_of,
+    library_opens,
+    noted,
+    refused,
+    sharded,
+    write,
+)
+
+import varscope as vs
+from varscope import _scopecore
+from varscope.checkpoint import safetensors_headers
+from varscope.errors import CheckpointError
+
+pytestmark = pytest.mark.promise("hostile-files")
+
+# --- headers
+
+# Header, data, and what the error says; None where the file is good.
+JUDGED = [
+    ("{}", b"", None),
+    ("", b"", "no JSON"),
+    (" \n{} \t\r", b"", None),
+    ("{}\0", b"", "no JSON"),
+    ("[]", b"", "a list, not an object"),
+    ("null", b"", "null, not an object"),
+    ('{"a":{%s}}' % ENTRY, bytes(4), None),
+    ('{"a":{%s},}' % ENTRY, bytes(4), "no JSON"),
+    ('{"a":{%s}} {}' % ENTRY, bytes(4), "no JSON"),
+    ('{"a":{%s}}' % ENTRY, bytes(3), "cut off"),
+    ('{"a":{%s}}' % ENTRY, bytes(5), "last 1 bytes belong to no tensor"),
+    ('{"a":{%s,"x":[1,{"y":null}]}}' % ENTRY, bytes(4), None),
+    ('{"a":{%s,"dtype":"F32"}}' % ENTRY, bytes(4), "'dtype' comes twice"),
+    (r'{"a":{%s,"x":"\ud800"}}' % ENTRY, bytes(4), "no text"),
+    (r'{"a":{%s,"x":["\udc00"]}}' % ENTRY, bytes(4), "no text"),
+    (r'{"a":{%s,"\ud800":1}}' % ENTRY, bytes(4), "no text"),
+    ('{"a":{%s,"x":%s}}' % (ENTRY, "[" * 125 + "]" * 125), bytes(4), None),
+    ('{"a":{%s,"x":%s}}' % (ENTRY, "[" * 126 + "]" * 126), bytes(4), "too deep"),
+    ('{"a":{%s,"x":%s}}' % (ENTRY, "[" * 99999 + "]" * 99999), bytes(4), "too deep"),
+    ('{"a":{%s,"x":%s1}}' % (ENTRY, '{"x":' * 99999), bytes(4), "too deep"),
+    ("[" * 10**6, b"", "too deep"),
+    ('{"a":{%s,"x":1e999}}' % ENTRY, bytes(4), "out of range"),
+    ('{"a":{%s,"x":%s}}' % (ENTRY, "9" * 5000), bytes(4), "out of range"),
+    ('{"a":{%s,"x":%s}}' % (ENTRY, "9" * 300), bytes(4), None),
+    ('{"a":{%s,"x":NaN}}' % ENTRY, bytes(4), "NaN is no value"),
+    ('{"a":{%s,"x":-Infinity}}' % ENTRY, bytes(4), "no value"),
+    (ONE % ('"F32"', "[1]", "[-0,4]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[0.0,4]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[00,4]"), bytes(4), "no JSON"),
+    (ONE % ('"F32"', "[1]", "[0,4e0]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[0,4,5]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[-4,0]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[true,4]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", '{"0":0,"1":4}'), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[0,18446744073709551616]"), bytes(4), "data_offsets"),
+    (ONE % ('"F32"', "[1]", "[0,18446744073709551615]"), bytes(4), "cut off"),
+    (ONE % ('"F32"', "[1]", "[18446744073709551612,18446744073709551615]"), bytes(4), "cut off"),
+    (ONE % ('"F32"', "[1]", "[4,0]"), bytes(4), "from 4 to 0"),
+    (ONE % ('"F32"', "[1.0]", "[0,4]"), bytes(4), "shape"),
+    (ONE % ('"F32"', "[-1]", "[0,4]"), bytes(4), "shape"),
+    (ONE % ('"F32"', "[true]", "[0,4]"), bytes(4), "shape"),
+    (ONE % ('"F32"', "null", "[0,4]"), bytes(4), "shape"),
+    (ONE % ('"F32"', "1", "[0,4]"), bytes(4), "shape"),
+    (ONE % ('"F32"', "[2]", "[0,4]"), bytes(4), "F32 of shape (2,) is 8 bytes, and it has 4"),
+    (ONE % ('"F4"', "[7]", "[0,4]"), bytes(4), "3.5 bytes"),
+    (ONE % ('"F4"', "[8]", "[0,4]"), bytes(4), None),
+    (ONE % ('"f32"', "[1]", "[0,4]"), bytes(4), "dtype 'f32' is none"),
+    (ONE % ('"O"', "[1]", "[0,4]"), bytes(4), "dtype 'O' is none"),
+    (ONE % ("4", "[1]", "[0,4]"), bytes(4), "dtype is a number"),
+    (ONE % (r'"F\u00332"', "[1]", "[0,4]"), bytes(4), None),
+    ('{"a":null}', b"", "entry is null"),
+    ('{"a":{"shape":[1],"data_offsets":[0,4]}}', bytes(4), "no 'dtype'"),
+    ('{"a":{"dtype":"F32","data_offsets":[0,4]}}', bytes(4), "no 'shape'"),
+    ('{"a":{"dtype":"F32","shape":[1]}}', bytes(4), "no 'data_offsets'"),
+    ('{"a":{%s}}' % EMPTY % "0,4611686018427387904,16", b"", None),
+    ('{"a":{%s}}' % EMPTY % "4611686018427387904,16,0", b"", "more elements than can be"),
+    ('{"a":{%s}}' % EMPTY % "18446744073709551615,0", b"", None),
+    ('{"a":{%s}}' % EMPTY % "18446744073709551616,0", b"", "shape"),
+    ('{"a":{%s}}' % EMPTY % "4611686018427387904", b"", "than a file has"),
+    ('{"a":{%s}}' % EMPTY % "9223372036854775808,2", b"", "more elements than can be"),
+    (ONE % ('"F32"', str([1] * 200), "[0,4]"), bytes(4), None),
+    ('{"a":{%s},"b":{%s}}' % (ENTRY, EMPTY % 0), bytes(4), None),
+    ('{"a":{%s},"b":{%s}}' % (ENTRY, ENTRY), bytes(4), "first 4 bytes are those of another"),
+    ('{"a":{%s}}' % EMPTY.replace("[0,0]", "[2,2]") % 0, bytes(2), "2 bytes before"),
+    ('{"a":{%s},"b":{%s}}' % (ENTRY, ENTRY.replace("[0", "[8")), bytes(12), "from 8 to 4"),
+    ('{"a":{%s},"b":{%s}}' % (ENTRY, ENTRY.replace("0,4", "8,12")), bytes(12), "4 bytes before"),
+    (r'{"\ud800":{%s}}' % ENTRY, bytes(4), "no text"),
+    (r'{"\ud83d\ude00":{%s}}' % ENTRY, bytes(4), None),
+    ('{"a\tb":{%s}}' % ENTRY, bytes(4), "no JSON"),
+    (b'{"\xff":{%s}}' % ENTRY.encode(), bytes(4), "no JSON"),
+    (b'{"\xed\xa0\x80":{%s}}' % ENTRY.encode(), bytes(4), "no JSON"),
+    (b"\xef\xbb\xbf{}", b"", "no JSON"),
+    ("{}".encode("utf-16"), b"", "no JSON"),
+    ('{"__metadata__":null}', b"", None),
+    ('{"__metadata__":{}}', b"", None),
+    ('{"__metadata__":{"a":1}}', b"", "'a' is a number, not a string"),
+    ('{"__metadata__":{"a":null}}', b"", "'a' is null"),
+    ('{"__metadata__":{"a":{}}}', b"", "'a' is an object"),
+    ('{"__metadata__":[]}', b"", "a list, not an object"),
+    ('{"__metadata__":"x"}', b"", "a string, not an object"),
+    ('{"__metadata__":{},"__metadata__":{}}', b"", "'__metadata__' comes twice"),
+    (r'{"__metadata__":{"a":"\ud800"}}', b"", "not a string"),
+    ('{"__metadata__":{"a" "b"}}', b"", "no JSON"),
+    ('{"__metadata__":{"a":"b"', b"", "no JSON"),
+]  # fmt: skip
+
+# What the library takes, and we do not.
+STRICTER = [
+    ('{"a":{%s},"a":{%s}}' % (ENTRY, ENTRY), bytes(4), "'a'"),
+    ('{"a":{%s,"x":1,"x":2}}' % ENTRY, bytes(4), "'x' comes twice"),
+    ('{"__metadata__":{"a":"b","a":"c"}}', b"", "'a' comes twice"),
+    ('{"a":["F32",[1],[0,4]]}', bytes(4), "a list, not an object"),
+    (ONE % ('{"F32":null}', "[1]", "[0,4]"), bytes(4), "dtype is an object"),
+]
+
+
+def judged_id(value):
+    return f"{value!s:.60}" if isinstance(value, (str, bytes)) and len(value) < 200 else "long"
+
+
+@pytest.mark.parametrize(("header", "data", "words"), JUDGED, ids=judged_id)
+def test_headers_are_judged_as_by_the_library(tmp_path, header, data, words):
+    path = write(tmp_path / "a.safetensors", header, data)
+    if words is None:
+        assert dict(facts(vs.open(path))) == library_opens(path)
+    else:
+        with pytest.raises(CheckpointError) as caught:
+            vs.open(path)
+        assert words in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+        assert library_opens(path) is None
+
+
+@pytest.mark.parametrize(("header", "data", "words"), STRICTER, ids=judged_id)
+def test_where_we_are_stricter(tmp_path, header, data, words):
+    path = write(tmp_path / "a.safetensors", header, data)
+    with pytest.raises(CheckpointError) as caught:
+        vs.open(path)
+    assert words in str(caught.value)
+    assert library_opens(path) is not None
+
+
+def facts(checkpoint):
+    codes = {ours: code for code, (ours, _) in safetensors_headers.DTYPES.items()}
+    dtypes = [codes[dtype] for dtype in checkpoint.dtype_names]
+    return zip(checkpoint, zip(dtypes, checkpoint.shapes, strict=True), strict=True)
+
+
+TOKENS = [
+    "0", "1", "4", "8", "-1", "-0", "1e1", "2.0", "null", "true", '""', '"a"', '"F32"', '"F16"',
+    '"U8"', '"F4"', '"dtype"', '"shape"', '"data_offsets"', '"__metadata__"', "[]", "{}", "[0,4]",
+    "[4,8]", ",", ":", "[", "]", "{", "}", " ", "\n", "\\u0061", "\\", '"', "18446744073709551616",
+    "9223372036854775807", "4294967296", "é", "\x01",
+]  # fmt: skip
+
+GOOD = [
+    json.dumps(dict(noted(*header_of(ARRAYS)), **{"__metadata__": {"a": "b", "c": "\n"}})),
+    '{"a":{%s}}' % ENTRY,
+    '{"a":{"data_offsets":[0,4],"shape":[2,1],"dtype":"U16"},"b":{"dtype":"U8","shape":[4],'
+    '"data_offsets":[4,8]},"__metadata__":{"x":"y"}}  ',
+    '{"b":{"dtype":"F64","shape":[],"data_offsets":[0,8]},"é":{"dtype":"F4","shape":[0,2],'
+    '"data_offsets":[8,8]}}',
+]
+
+
+@st.composite
+def damaged_headers(draw):
+    text = draw(st.sampled_from(GOOD))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(text)))
+        length = draw(st.integers(0, 6))
+        text = text[:at] + draw(st.sampled_from(["", *TOKENS])) + text[at + length :]
+    return text.encode()
+
+
+@settings(max_examples=300)
+@given(damaged_headers(), st.sampled_from([0, 4, 8, 88, 89]))
+def test_damaged_headers_are_judged_as_by_the_library(tmp_path_factory, header, room):
+    path = write(tmp_path_factory.getbasetemp() / "damaged", header, bytes(room))
+    expected = library_opens(path)
+    try:
+        found = dict(facts(vs.open(path)))
+    except CheckpointError as error:
+        assert str(path) in str(error)
+        if expected is not None:
+            tree = json.loads(header, object_pairs_hook=lambda pairs: pairs)
+            assert has_repeats(tree) or has_odd_entries(header)
+        return
+    assert found == expected
+
+
+def has_repeats(tree):
+    """Whether a key comes twice in an object, of which there is a list of pairs."""
+    if not isinstance(tree, list):
+        return False
+    if tree and all(isinstance(pair, tuple) for pair in tree):
+        keys = [key for key, _ in tree]
+        return len(set(keys)) < len(keys) or any(has_repeats(value) for _, value in tree)
+    return any(has_repeats(value) for value in tree)
+
+
+def has_odd_entries(header):
+    tree = json.loads(header)
+    tree.pop("__metadata__", None)
+    return any(type(e) is list or type(e["dtype"]) is dict for e in tree.values())
+
+
+@settings(max_examples=800)
+@given(damaged_headers())
+def test_the_scan_says_what_json_says_or_nothing(header):
+    found = _scopecore.scan_header(header)
+    if found is None:
+        return
+    names, dtypes, shapes, numbers, metadata = found
+    rows = np.frombuffer(numbers, np.int64).reshape(-1, 3).tolist()
+    entries = [
+        (name, {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]})
+        for name, dtype, shape, (begin, end, _) in zip(names, dtypes, shapes, rows, strict=True)
+    ]
+    assert [size for _, _, size in rows] == [math.prod(shape) for shape in shapes]
+    if metadata is not None:
+        try:
+            entries.append(("__metadata__", json.loads(metadata)))
+        except ValueError:
+            with pytest.raises(ValueError):
+                json.loads(header)
+            return
+    pairs = []
+    json.loads(header, object_pairs_hook=lambda found: pairs.append(found) or dict(found))
+    assert sorted(entries, key=lambda pair: pair[0]) == sorted(pairs[-1], key=lambda pair: pair[0])
+
+
+def test_what_the_scan_leaves_to_json():
+    assert _scopecore.scan_header(b"{}") == ([], [], [], b"", None)
+    odd = [r'{"a\u0062":{%s}}' % ENTRY, '{"a":{%s,"x":1}}' % ENTRY, '{"__metadata__":null}']
+    odd += [ONE % ('"F32"', "[%s]" % n, "[0,4]") for n in ("1" + "0" * 18, "01", "1e0", "-1", "+1")]
+    odd += [ONE % ('"F32"', "[268435456,268435457]", "[0,4]"), ONE % ('"F32"', [1] * 65, "[0,4]")]
+    for text in odd:
+        assert _scopecore.scan_header(text.encode()) is None
+    whole = GOOD[0].encode()
+    assert _scopecore.scan_header(whole) is not None
+    for end in range(len(whole)):
+        assert _scopecore.scan_header(whole[:end]) is None
+
+
+@pytest.mark.parametrize("text", ['{"a":{"shape":[', '{"', '{"a":{"shape":[1,', "{", '{"a":{'])
+def test_the_scan_takes_time_in_proportion(text):
+    # What ended each entry is missing: none may be looked for again and again.
+    _scopecore.scan_header((text * 200_000).encode())
+    _scopecore.scan_header((text + " " * 10**7).encode())
+
+
+# --- what is in them, and beside them
+
+
+def test_any_text_is_a_name(tmp_path):
+    names = ["", "a\0b", "../../x", "/etc/passwd", "é", "e\u0301", "😀", "x" * 10**6, "a\nb", '"']
+    entries, data = header_of({name: np.full(2, i) for i, name in enumerate(names)})
+    for ascii_only in (True, False):
+        text = json.dumps(entries, ensure_ascii=ascii_only)
+        checkpoint = vs.open(write(tmp_path / "a", text, data))
+        assert checkpoint.names == names
+        assert [int(tensor.value()[1]) for tensor in checkpoint.values()] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"", "is empty"),
+        (b"{}", "it has 2 bytes"),
+        (struct.pack("<Q", 2**64 - 1), "would have 18,446,744,073,709,551,615 bytes"),
+        (struct.pack("<Q", 100_000_001), "100,000,000 are the most"),
+        (struct.pack("<Q", 100_000_000), "0 are left in the file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "no safetensors file"),
+        (b"PK\x03\x04\x00\x00\x00\x00" + bytes(100), "no safetensors file"),
+        (pickle.dumps([1] * 100, 2), "no safetensors file"),
+    ],
+)
+def test_what_is_no_such_file(tmp_path, start, words):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(start)
+    refused(path, words)
+    assert library_opens(path) is None
+
+
+def test_memory_is_bounded_by_the_file(tmp_path):
+    """Nothing is allocated because a file says that it is large."""
+    huge = [
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "F32", "shape": [2**40, 0], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "U8", "shape": [2**40, 0], "data_offsets": [0, 0]}},
+        {"__metadata__": {"varscope": '{"version":1,"dtypes":{"a":"|S0"}}'},
+         "a": {"dtype": "U8", "shape": [2**40, 0], "data_offsets": [0, 0]}},
+        {"__metadata__": {"varscope": '{"version":1,"dtypes":{"a":"|V999999999"}}'},
+         "a": {"dtype": "U8", "shape": [0, 999999999], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "U8", "shape": [0] + [1] * 99, "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F64", "shape": [0, 2**62], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F64", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]}},
+    ]  # fmt: skip
+    vs.open(write(tmp_path / "a", {})).verify()
+    tracemalloc.start()
+    for header in huge:
+        with contextlib.suppress(CheckpointError):
+            checkpoint = vs.open(write(tmp_path / "a", header))
+            assert checkpoint["a"].value().nbytes == 0
+            checkpoint.verify()
+    for start in (struct.pack("<Q", 99_999_999), b"\xff" * 20):
+        (tmp_path / "a").write_bytes(start)
+        refused(tmp_path / "a")
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+def test_what_numpy_cannot_have_is_an_error_of_the_file(tmp_path):
+    header = {"a": {"dtype": "F64", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]}}
+    checkpoint = vs.open(write(tmp_path / "a", header))
+    with pytest.raises(CheckpointError, match=r"a: tensor 'a': NumPy has no array of shape"):
+        checkpoint["a"].value()
+
+
+def test_a_name_that_comes_twice(tmp_path):
+    path = write(tmp_path / "a", '{"a b":{%s},"a b":{%s}}' % (EMPTY % 0, ENTRY), bytes(4))
+    refused(path, "twice", tensor="a b")
+
+
+@pytest.mark.parametrize(
+    ("notes", "words", "tensor"),
+    [
+        ("", "no JSON", None),
+        ("[]", "a list, not an object", None),
+        ("1", "a number", None),
+        ("[" * 10**5, "too deep", None),
+        ('{"version":1,"version":1}', "comes twice", None),
+        ("{}", "version None", None),
+        ('{"version":"1"}', "version '1'", None),
+        ('{"version":true}', "version True", None),
+        ('{"version":2}', "a newer one is needed", None),
+        ('{"version":1,"crc32c":"0"}', "eight hex digits for each of 1", None),
+        ('{"version":1,"crc32c":"0000000g"}', "eight hex digits", None),
+        ('{"version":1,"crc32c":"00 00 00"}', "eight hex digits", None),
+        (
+            '{"version":1,"crc32c":"\u0660\u0660\u0660\u0660\u0660\u0660\u0660\u0660"}',
+            "eight hex digits",
+            None,
+        ),
+        ('{"version":1,"crc32c":[0]}', "eight hex digits", None),
+        ('{"version":1,"crc32c":"%s"}' % ("0" * 16), "eight hex digits", None),
+        ('{"version":1,"partitions":[]}', "a list as 'partitions'", None),
+        ('{"version":1,"partitions":{"b":[1]}}', "no such tensor", "b"),
+        ('{"version":1,"partitions":{"a":1}}', "the partitions 1", "a"),
+        ('{"version":1,"partitions":{"a":[1,1]}}', "not 1 numbers", "a"),
+        ('{"version":1,"partitions":{"a":[0]}}', "from 1 on", "a"),
+        ('{"version":1,"partitions":{"a":[true]}}', "from 1 on", "a"),
+        ('{"version":1,"partitions":{"a":[1.0]}}', "from 1 on", "a"),
+        ('{"version":1,"partitions":{"a":[99999999999999999999]}}', "from 1 on", "a"),
+        ('{"version":1,"dtypes":"x"}', "a string as 'dtypes'", None),
+        ('{"version":1,"dtypes":{"b":"<c16"}}', "no such tensor", "b"),
+        ('{"version":1,"dtypes":{"a":null}}', "null as its dtype", "a"),
+        ('{"version":1,"dtypes":{"a":"<c16"}}', "an element has 4 bytes", "a"),
+    ],
+)
+def test_notes_that_do_not_fit(tmp_path, notes, words, tensor):
+    entry = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
+    header = {"__metadata__": {"varscope": notes}, "a": entry}
+    path = write(tmp_path / "a.safetensors", header, bytes(4))
+    refused(path, words, tensor=tensor)
+
+
+def test_notes_of_a_dtype_on_what_is_not_stored_as_bytes(tmp_path):
+    notes = {"varscope": '{"version":1,"dtypes":{"a":"<c8"}}'}
+    for entry in ({"dtype": "F32", "shape": [8]}, {"dtype": "U8", "shape": []}):
+        nbytes = 32 if entry["shape"] else 1
+        header = {"__metadata__": notes, "a": {**entry, "data_offsets": [0, nbytes]}}
+        path = write(tmp_path / "a.safetensors", header, bytes(nbytes))
+        refused(path, "not stored as bytes of elements", tensor="a")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["O", "|O8", "object", "f4,O", "(2,)f4", "float999", "a10", "int0", "V", "", "<i3",
+     "<U999999999", "<M8[zz]", "__import__('os')", "numpy.float64", "os.system", "é",
+     "x" * 10**6, "finfo", '[["a","O"]]', '{"names":["a"],"formats":["O"]}'],
+)  # fmt: skip
+def test_dtypes_that_are_none_cannot_be_read(tmp_path, dtype):
+    header = {
+        "__metadata__": {"varscope": json.dumps({"version": 1, "dtypes": {"a": dtype}})},
+        "a": {"dtype": "U8", "shape": [1, 8], "data_offsets": [0, 8]},
+    }
+    path = write(tmp_path / "a.safetensors", header, bytes(8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CheckpointError) as caught:
+            vs.open(path)["a"].value()
+    assert caught.value.tensor == "a" and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "a/../../secret", "/etc/passwd", "..", ".", "", "a\0b", "\\\\host\\share\\a",
+     "C:\\a", "C:a", "..\\secret", "a\\..\\..\\secret", "\ud800", "//host/a", "/"],
+)  # fmt: skip
+def test_an_index_cannot_lead_out_of_its_folder(tmp_path, name):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    entries, data = header_of({"a": np.ones(2)})
+    write(tmp_path / "secret", entries, data)
+    sharded(folder, {}, {"a": name})
+    refused(folder, "a file beside the index is needed", where=folder / INDEX)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no JSON"),
+        ("{", "no JSON"),
+        ("[" * 10**5, "no JSON"),
+        ("1" * 5000, "no JSON"),
+        (b"\xff", "no JSON"),
+        ("[]", "no 'weight_map'"),
+        ("{}", "no 'weight_map'"),
+        ('{"weight_map":[]}', "no 'weight_map'"),
+        ('{"weight_map":{"a":1}}', "no 'weight_map'"),
+        ('{"weight_map":{"a":["x"]}}', "no 'weight_map'"),
+        ('{"weight_map":{"a":null}}', "no 'weight_map'"),
+        ('{"weight_map":{"a":"gone.safetensors"}}', "lists 'gone.safetensors', which is not there"),
+        ('{"weight_map":{"a":"%s/x"}}' % INDEX, "lists 'x', which is not there"),
+    ],
+)
+def test_an_index_that_is_none(tmp_path, text, words):
+    (tmp_path / INDEX).write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(tmp_path, words, where=tmp_path / INDEX)
+
+
+def test_an_index_that_lists_a_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    refused(sharded(tmp_path, {}, {"a": "a"}), "this is no file", where=tmp_path / "a")
+
+
+@on_posix
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    refused(tmp_path / "a.safetensors", "this is no file")
+    refused(
+        sharded(tmp_path, {}, {"a": "a.safetensors"}), "no file", where=tmp_path / "a.safetensors"
+    )
+    os.mkfifo(tmp_path / "x.index.json")
+    refused(tmp_path / "x.index.json", "this is no file")
+
+
+def test_an_index_and_files_that_disagree(tmp_path):
+    one, two = SHARDS
+    good = {"a": one, "b": one, "c": two}
+    sharded(tmp_path, SHARDS, {**good, "d": two})
+    refused(tmp_path, f"{INDEX} says that it is in this file", tensor="d", where=tmp_path / two)
+    sharded(tmp_path, SHARDS, {"a": one, "c": two})
+    refused(tmp_path, f"{INDEX} does not list it", tensor="b", where=tmp_path / one)
+    sharded(tmp_path, SHARDS, {**good, "b": two})
+    refused(tmp_path, f"says that it is in '{two}'", tensor="b", where=tmp_path / one)
+    sharded(tmp_path, {**SHARDS, two: {"a": np.ones(1), "c": np.ones(1)}}, good)
+    refused(tmp_path, f"also in '{one}'", tensor="a", where=tmp_path / two)
+
+
+def test_a_file_of_an_index_that_is_damaged(tmp_path):
+    sharded(tmp_path, SHARDS)
+    _, two = SHARDS
+    (tmp_path / two).write_bytes((tmp_path / two).read_bytes()[:-1])
+    refused(tmp_path, "cut off", tensor="c", where=tmp_path / two)
