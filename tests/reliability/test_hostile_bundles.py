@@ -201,6 +201,11 @@ def test_names_that_are_not_text(prefix):
     refused(prefix, "not UTF-8", "ffv")
 
 
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/tensor_bundle.py",
+    "    wrong = same & (entries.offsets[places][1:] < ends[:-1])\n",
+    "    wrong = same & False\n",
+)
 def test_tensors_that_share_bytes(prefix):
     two = ("v", GOOD), ("w", entry("uint8", (4,), offset=3, nbytes=4))
     with_index(prefix, rows(*two))
@@ -239,13 +244,13 @@ def test_packed_blocks(prefix):
     refused(prefix, "copies what is not there")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300) | st.lists(st.sampled_from([b"abcdefgh", b"xy"])).map(b"".join))
 def test_unpacking(data):
     assert sorted_tables.unpacked(pack(data)) == data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_unpacking_anything(data):
     with pytest.raises(sorted_tables.Damage):
@@ -254,7 +259,7 @@ def test_unpacking_anything(data):
         raise sorted_tables.Damage
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80), st.binary(max_size=80), st.booleans())
 def test_any_entry(tmp_path_factory, one, two, usual):
     """Whatever stands in entries under good checksums: an error of ours, or a checkpoint."""
@@ -266,7 +271,7 @@ def test_any_entry(tmp_path_factory, one, two, usual):
         assert error.tensor in ("v", "w")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_block(tmp_path_factory, data):
     """The same of blocks, and of what says where they lie."""
@@ -292,6 +297,11 @@ def test_any_block(tmp_path_factory, data):
         checkpoint.verify()
 
 
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/sorted_tables.py",
+    "        if room < 0:\n",
+    "        if False:\n",
+)
 def test_keys_that_grow_without_end(prefix):
     # Each takes a few bytes and is a million long.
     long = raw(0, 10**6, 0, b"a" * 10**6)
@@ -304,6 +314,11 @@ def test_keys_that_grow_without_end(prefix):
     assert peak < 70 * Path(f"{prefix}.index").stat().st_size + 2**21
 
 
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/sorted_tables.py",
+    "        if offset != at:\n",
+    "        if False:\n",
+)
 def test_one_block_that_is_named_again_and_again(prefix):
     data, foot = bytearray(), b""
     handle = varint(0) + varint(len(FIRST + LIST))

@@ -1,5 +1,6 @@
 """A restore that does not fit, or is stopped: all or nothing, and all that differs is listed."""
 
+import itertools
 import pickle
 import textwrap
 
@@ -22,7 +23,7 @@ from restores import (
 
 import varscope as vs
 from varscope.checkpoint import contents, restoring
-from varscope.errors import RestoreError
+from varscope.errors import CheckpointError, RestoreError
 from varscope.storage import SlabStorage
 
 safetensors = require("safetensors.numpy", "safetensors")
@@ -47,6 +48,11 @@ def test_zeros_that_are_restored_in_part_are_zeros(path, tmp_path):
     assert not any(v.numpy().any() for v in graph.variables)
 
 
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/restoring.py",
+    "                reopen(self.handles[i], spec)\n",
+    "                pass\n",
+)
 @pytest.mark.parametrize("kind", STORAGES)
 def test_an_open_shape_is_open_again_after_a_failure(path, kind, tmp_path, monkeypatch):
     safetensors.save_file({"a/w": arrays()["a/w"]}, path)
@@ -175,10 +181,18 @@ STEPS = [
 ]
 
 
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/restoring.py",
+    "            self.arrays[i] = array\n        self.tick(slot, int(self.sizes[targets].sum()))\n",
+    "            self.arrays[i] = array\n"
+    "            if self.handles[i].initialized:\n"
+    "                self.handles[i].assign(array)\n"
+    "        self.tick(slot, int(self.sizes[targets].sum()))\n",
+)
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("initialized", [False, True])
 @pytest.mark.parametrize("kind", STORAGES)
-def test_whatever_fails_leaves_all_as_it_was(path, kind, initialized, error, tmp_path):
+def test_whatever_fails_leaves_all_as_it_was(path, kind, initialized, error, tmp_path, tally):
     graph = graph_of(arrays(), kind, tmp_path, initialized)
     before, failures = seen(graph), 0
     for owner, name in STEPS:
@@ -189,6 +203,7 @@ def test_whatever_fails_leaves_all_as_it_was(path, kind, initialized, error, tmp
                     vs.restore(graph, path, threads=1)
                 except error:
                     failures += 1
+                    tally("steps that failed")
             if len(calls) <= k:  # it went through
                 graph = graph_of(arrays(), kind, tmp_path / f"{name}{k}", initialized)
                 break
@@ -359,13 +374,86 @@ def test_all_or_nothing_wherever_memory_is_short(tmp_path, kind, initialized):
     run_child(SHORT_OF_MEMORY_ANYWHERE, file, kind, initialized)
 
 
-def test_a_read_only_array_is_found_before_anything_is_changed(path):
+@pytest.mark.fails_without(
+    "src/core/restoring.pxi",
+    "        entry.kind, entry.to = OVERWRITES, place.data\n",
+    "        entry.kind, entry.to = OVERWRITES, place.data\n"
+    "        memcpy(place.data, entry.source, entry.nbytes)\n",
+)
+def test_the_kth_assignment_fails(path, tally):
+    """That of an array which must not be written to: none is made, whichever it is."""
     graph = graph_of(arrays(), initialized=True)
-    graph["b/ints"].array.flags.writeable = False
     before = seen(graph)
-    with pytest.raises(ValueError, match="writable"):
-        vs.restore(graph, path)
-    assert seen(graph) == before
+    for v in graph.variables:
+        v.array.flags.writeable = False
+        with pytest.raises(ValueError, match="writable"):
+            vs.restore(graph, path)
+        assert seen(graph) == before
+        v.array.flags.writeable = True
+        tally("assignments that failed")
+    vs.restore(graph, path)
+    assert_equal(graph, arrays())
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_the_kth_tensor_is_damaged(path, tmp_path, tally, kind):
+    """It is found by its checksum, or by reading, when those before it have been read."""
+    vs.save(saved := graph_of(arrays()), path)
+    vs.restore(saved, path)
+    content = path.read_bytes()
+    graph = graph_of(arrays(), kind, tmp_path)
+    for v in graph.variables[::2]:
+        v.value()
+    before = seen(graph)
+    with vs.open(path) as checkpoint:
+        ends = checkpoint._columns.offset_of + checkpoint.nbytes_of
+        names = [name for name in checkpoint.names if checkpoint[name].size]
+        places = [int(ends[checkpoint.names.index(name)]) - 1 for name in names]
+        for name, place in zip(names, places, strict=True):
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(CheckpointError, match="CRC-32C") as caught:
+                vs.restore(graph, path, verify=True)
+            assert caught.value.tensor == name and seen(graph) == before
+            tally("tensors damaged")
+
+
+WRONG = ("nothing", "shape", "dtype", "missing", "left over")
+
+
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/fitting.py",
+    "        elif not differs and not self.missing and not self.left_over:\n",
+    "        elif not differs and not self.missing:\n",
+)
+def test_every_mismatch_is_listed(tmp_path, tally):
+    """All ways in which four variables may not fit, together."""
+    path = tmp_path / "m.safetensors"
+    names = ["a", "b/c", "d", "e/f"]
+    for wrong in itertools.product(WRONG, repeat=len(names)):
+        variables, tensors = {}, {}
+        for name, what in zip(names, wrong, strict=True):
+            if what != "left over":
+                variables[name] = np.zeros(3, "float32")
+            if what != "missing":
+                shape = 2 if what == "shape" else 3
+                tensors[name] = np.zeros(shape, "float64" if what == "dtype" else "float32")
+        safetensors.save_file(tensors, path)
+        graph = graph_of(variables)
+        if set(wrong) == {"nothing"}:
+            vs.restore(graph, path)
+            continue
+        with pytest.raises(RestoreError) as caught:
+            vs.restore(graph, path)
+        error, text = caught.value, str(caught.value)
+        found = {"shape": error.shapes, "dtype": error.dtypes, "missing": error.missing,
+                 "left over": error.left_over}  # fmt: skip
+        for what, listed in found.items():
+            assert sorted(listed) == [n for n, w in zip(names, wrong, strict=True) if w == what]
+            assert all(f"\n    {name}  " in text for name in listed)
+        assert not any(v.initialized for v in graph.variables)
+        tally("misfits")
 
 
 def test_an_arena_that_is_too_small(path):

@@ -93,10 +93,10 @@ def read_index(path: Path, index: Path) -> Checkpoint:
 def index_text(index: Path) -> bytes:
     check_regular(index)
     with index.open("rb") as opened:
-        text = opened.read(LARGEST_INDEX + 1)
-    if len(text) > LARGEST_INDEX:
-        wrong(index, None, f"an index has {LARGEST_INDEX:,} bytes at most")
-    return text
+        size = os.fstat(opened.fileno()).st_size
+        if size > LARGEST_INDEX:
+            wrong(index, None, f"an index has {LARGEST_INDEX:,} bytes at most")
+        return opened.read(size)  # for which so much memory is taken
 
 
 def weight_map_of(index: Path, text: bytes) -> dict[str, str]:
