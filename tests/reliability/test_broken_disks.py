@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import subprocess
 
 import pytest
@@ -27,6 +26,7 @@ import varscope as vs
 from varscope.checkpoint import replacement
 
 require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
+resource = pytest.importorskip("resource", reason="limits of a process are those of POSIX")
 pytestmark = [on_posix, pytest.mark.promise("broken-disks")]
 
 ERRORS = ["EIO", "ENOSPC", "EDQUOT"]

@@ -216,6 +216,23 @@ def test_every_bit_of_data_flipped(damaged, tally):
         tally("bits flipped")
 
 
+@pytest.mark.parametrize("with_metadata", [False, True])
+def test_a_file_that_another_program_wrote_anew_is_not_damaged(tmp_path, with_metadata):
+    """With our notes in it or without; its header may begin otherwise."""
+    library = require("safetensors.numpy", "safetensors")
+    safetensors = require("safetensors", "safetensors")
+    path, values = tmp_path / "m.safetensors", {"a": np.arange(3.0), "b": np.ones((2, 2))}
+    vs.save(graph_of(values, initializer=lambda shape, dtype: np.ones(shape, dtype)), path)
+    starts = set()
+    for _ in range(20):  # metadata in any order
+        with safetensors.safe_open(path, "numpy") as opened:
+            metadata, held = opened.metadata(), {name: opened.get_tensor(name) for name in values}
+        library.save_file(held, path, metadata if with_metadata else None)
+        starts.add(path.read_bytes()[8:60])
+        vs.open(path).verify()
+    assert len(starts) == 1 + with_metadata
+
+
 def test_without_being_asked_nobody_looks(damaged):
     """A restore compares nothing by itself: it takes the bytes that are there."""
     file = damaged.files[0]
