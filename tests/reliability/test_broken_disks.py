@@ -39,19 +39,9 @@ def saver(tmp_path_factory):
         yield saver
 
 
-def scene(name, replacing, mapped, threads, usual=False):
-    words = [name, "replacing" if replacing else "first", *["mapped"] * mapped, f"{threads}"]
-    marks = () if usual else pytest.mark.slow
-    return pytest.param(name, replacing, mapped, threads, ERRORS, marks=marks, id="-".join(words))
-
-
-# In the usual run each call gets one of the errors, in turn; in the long one all of them.
-ALL = list(itertools.product(["m", "m.safetensors"], [True, False], [False, True], [1, 2]))
-SCENES = [
-    pytest.param("m", True, False, 1, None, id="m-replacing-1-in-turn"),
-    pytest.param("m.safetensors", False, True, 2, None, id="m.safetensors-first-mapped-2-in-turn"),
-    *(scene(*some) for some in ALL),
-]
+# Path, whether something is replaced, whether names are mapped, threads.
+SCENES = list(itertools.product(["m", "m.safetensors"], [True, False], [False, True], [1, 2]))
+USUAL = [("m.safetensors", True, False, 1), ("m", False, True, 2)]
 
 
 @pytest.mark.fails_without(
@@ -76,17 +66,26 @@ SCENES = [
     "            clear(not isinstance(error, OSError) and is_synced(folder))\n",
     "            pass\n",
 )
-@pytest.mark.parametrize(("name", "replacing", "mapped", "threads", "errors"), SCENES)
-def test_a_call_that_fails_is_an_error_and_nothing_is_left(
-    saver, tmp_path, tally, name, replacing, mapped, threads, errors
-):
+@pytest.mark.parametrize("scene", USUAL)
+def test_a_call_that_fails_is_an_error_and_nothing_is_left(saver, tmp_path, tally, scene):
+    """Each call in turn gets one of the errors."""
+    fail_everywhere(saver, tmp_path, tally, [None], *scene)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", SCENES)
+def test_all_calls_of_all_kinds_of_saves_fail_with_all_errors(saver, tmp_path, tally, scene):
+    fail_everywhere(saver, tmp_path, tally, ERRORS, *scene)
+
+
+def fail_everywhere(saver, tmp_path, tally, errors, name, replacing, mapped, threads):
     path, options = tmp_path / name, {"threads": threads}
     if mapped:
         options["names"] = RULES
     prepare(path, replacing)
     turn = itertools.cycle(ERRORS)
     for call in sorted(saver.count(2, path, **options)):
-        for error in errors or [None]:
+        for error in errors:
             for i in range(1, MOST):
                 if not fails_well(saver, path, call, error or next(turn), i, replacing, options):
                     break

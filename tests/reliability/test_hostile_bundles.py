@@ -303,9 +303,11 @@ def test_any_block(tmp_path_factory, data):
     "        if False:\n",
 )
 def test_keys_that_grow_without_end(prefix):
-    # Each takes a few bytes and is a million long.
-    long = raw(0, 10**6, 0, b"a" * 10**6)
-    with_index(prefix, table([FIRST + long + raw(10**6, 1, 0, b"b") * 10**5 + LIST]))
+    # Each takes a few bytes and is many long: all together they would be 300 MB.
+    size = 30_000
+    long = raw(0, size, 0, b"a" * size)
+    some = (raw(size, 2, 0, b"%c%c" % (98 + i // 100, 98 + i % 100)) for i in range(10_000))
+    with_index(prefix, table([FIRST + long + b"".join(some) + LIST]))
     gc.collect()
     tracemalloc.start()
     refused(prefix, "64 times longer")
