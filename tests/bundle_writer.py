@@ -1,6 +1,7 @@
 """A writer of tensor bundles, for tests of their reader: right ones, and wrong ones by hand."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 
@@ -179,3 +180,27 @@ class Bundle:
             name = f"{prefix.name}.data-{number:05}-of-{len(self.data):05}"
             prefix.with_name(name).write_bytes(data)
         return prefix
+
+
+def small():
+    """A bundle with what there is: two blocks, two files, slices, an empty one."""
+    bundle = Bundle(2)
+    bundle.add_slices("a/cut", np.arange(6.0), [(((0, 4),), 0), (((4, 2),), 1)])
+    bundle.add("a/none", np.zeros((0, 3), np.int32))
+    bundle.add("b", np.arange(5, dtype=np.int16), 1)
+    return bundle
+
+
+def with_index(prefix, content, data=bytes(64)):
+    Path(f"{prefix}.index").write_bytes(content)
+    Path(f"{prefix}.data-00000-of-00001").write_bytes(data)
+    return prefix
+
+
+def rows(*entries, head=None):
+    """A table of entries, in order."""
+    named = [(name.encode(), value) for name, value in entries]
+    return table([[(b"", header() if head is None else head), *named]])
+
+
+GOOD = entry("uint8", (4,), nbytes=4)

@@ -539,6 +539,23 @@ def test_tensors_that_a_map_makes(target):
     assert_holds(target, {"experts.w": np.stack(list(arrays.values()))})
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(
+    ("rule", "made"),
+    [
+        ({"to": "t", "transpose": True}, lambda v: {"t": v.T}),
+        ({"to": "some", "slice": "[1:3, 0]"}, lambda v: {"some": v[1:3, 0]}),
+        ({"to": ["a", "b"], "split": 0}, lambda v: {"a": v[:3], "b": v[3:]}),
+    ],
+)
+def test_tensors_that_a_map_makes_of_a_variable_in_parts(target, rule, made, parts):
+    g = vs.Graph(seed=1)
+    with g.as_default():
+        v = vs.get_variable("v", [6, 2], partitioner=vs.fixed_size_partitioner(parts))
+    vs.save(g, target, names=[{"name": "v", **rule}])
+    assert_holds(target, made(v.numpy()))
+
+
 def test_a_map_that_forgets_a_variable_is_refused(target):
     with pytest.raises(vs.errors.NameMapError, match=r"no rule of names= takes 4 .* 'layer_1/w'"):
         vs.save(graph_of(some_arrays()), target, names={"layer_0/w": "a"})

@@ -190,6 +190,11 @@ class PartitionedVariable(Valued):
     def _read(self) -> np.ndarray:
         return self.value()
 
+    def _read_part(self, index: Any) -> np.ndarray:
+        """The values of a basic index of the whole, where `[index]` gives shards."""
+        found: np.ndarray = self.value()[index]
+        return found
+
     # --- writing
     def _store(self, value: np.ndarray) -> Self:
         """Cut a value of the whole among the shards.

@@ -64,6 +64,7 @@ class Columns:
     swapped: bool = False  # whether the bytes of each number are in the other order than here
     # Of tensors whose recorded checksum is not one of their bytes: what is wrong with these.
     checks: dict[int, Callable[[memoryview], str | None]] = field(default_factory=dict)
+    check_file: Callable[[MappedFile], None] | None = None  # what else is wrong with one
 
 
 class MappedFile:
@@ -81,8 +82,8 @@ class MappedFile:
         if opened is not None and hasattr(os, "preadv"):
             self.descriptor = os.dup(opened)
 
-    def read(self, offset: int, out: memoryview, tensor: str) -> None:
-        """Fill `out` with the bytes from `offset` on; `tensor` is for errors."""
+    def read(self, offset: int, out: memoryview, tensor: str | None) -> None:
+        """Fill `out` with the bytes from `offset` on; `tensor`, whose they are, is for errors."""
         if self.descriptor is None:
             out[:] = memoryview(self.pages)[offset : offset + len(out)]
             return
@@ -245,7 +246,10 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
 
     def _verify_all(self) -> Iterator[int]:
         """Compare block by block; gives the number of bytes that are done."""
-        columns, count = self._columns, len(self)
+        columns, count, check = self._columns, len(self), self._columns.check_file
+        if check is not None:
+            for number in range(len(self.files)):
+                check(self._mapped(number))
         ends = np.cumsum(columns.nbytes_of)
         first = 0
         while first < count:
@@ -294,10 +298,13 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
     def _verify(self, place: int) -> Iterator[int]:
         """Compare one tensor; gives the number of bytes that are done."""
         columns, done = self._columns, 0
-        wrong = columns.checks[place](self._bytes(place)) if place in columns.checks else None
-        if wrong is not None:
-            file = self.files[int(columns.file_of[place])]
-            raise CheckpointError.of(file, columns.names[place], wrong)
+        if place in columns.checks:
+            number, offset, nbytes = self._where(place)
+            text = memoryview(bytearray(nbytes))
+            self._mapped(number).read(offset, text, columns.names[place])
+            wrong = columns.checks[place](text)
+            if wrong is not None:
+                raise CheckpointError.of(self.files[number], columns.names[place], wrong)
         pieces: list[tuple[Piece | None, int | None]] = []
         if place in columns.pieces:
             pieces += ((piece, piece.checksum) for piece in columns.pieces[place])
@@ -428,6 +435,17 @@ class StoredTensor:
             found.flags.writeable = False
         return found
 
+    def _read_part(self, index: Any) -> np.ndarray:
+        """The values of a basic index, read by position: of a file that was cut it is an error."""
+        columns = self._checkpoint._columns
+        pieces = columns.pieces.get(self._place)
+        if pieces is None:
+            wanted, dropped = Part.of_whole(self.shape)[index]
+            found: np.ndarray = self._fetched(wanted.index)[dropped]
+        else:
+            found = self._assembled(index, pieces)
+        return found.byteswap() if columns.swapped else found
+
     def value(self) -> np.ndarray:
         """All values, as a read-only array."""
         return self[...]
@@ -449,6 +467,22 @@ class StoredTensor:
             reason = f"NumPy has no array of shape {shape!r:.100} and {dtype}: {error}"
             raise CheckpointError.of(self.file, self.name, reason) from None
 
+    def _fetched(self, index: tuple[slice, ...], piece: Piece | None = None) -> np.ndarray:
+        """Some of what lies in the file, in memory of its own: what is between is read, too."""
+        whole = self._stored(piece)
+        everywhere: tuple[Any, ...] = (*index, ...)
+        view: np.ndarray = whole[everywhere]  # of the map, in which nothing is touched
+        if view.nbytes == 0:
+            return view.copy()
+        first = view.ctypes.data - whole.ctypes.data
+        reach = [(size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True)]
+        low = first + sum(step for step in reach if step < 0)
+        high = first + sum(step for step in reach if step > 0) + view.itemsize
+        number, start, _ = self._checkpoint._where(self._place, piece)
+        data: Any = np.empty(high - low, np.uint8)
+        self._checkpoint._mapped(number).read(start + low, data.data, self.name)
+        return np.ndarray(view.shape, view.dtype, data, first - low, view.strides)
+
     def _assembled(self, index: Any, pieces: list[Piece]) -> np.ndarray:
         """Some of the values of a tensor in pieces, copied from those that hold them."""
         basic = (int, np.integer, slice, type(...))
@@ -462,7 +496,7 @@ class StoredTensor:
             assert piece.part is not None
             places = common(wanted, piece.part)
             if places is not None:
-                values[places[0]] = self._stored(piece)[places[1]]
+                values[places[0]] = self._fetched(places[1], piece)
         found = values[dropped]
         return found
 

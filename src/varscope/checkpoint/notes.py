@@ -2,15 +2,19 @@
 
 The value of "varscope" in a safetensors file's metadata is a JSON object:
 
-    {"version": 1, "crc32c": "0f3a91c2...", "partitions": {name: [2, 1]}, "dtypes": {name: ">f4"}}
+    {"version": 1, "header": "77e0c9d4", "crc32c": "0f3a91c2...", "partitions": {name: [2, 1]},
+     "dtypes": {name: ">f4"}}
 
-eight hex digits of a CRC-32C for each tensor, in the order of the data; how a variable was cut; and
-dtypes that the format lacks.  A tensor of such a one is stored as U8 with one more dimension, the
-bytes of an element.
+the CRC-32C of all of the header that follows it; eight hex digits of one for each tensor, in the
+order of the data; how a variable was cut; and dtypes that the format lacks.  A tensor of such a one
+is stored as U8 with one more dimension, the bytes of an element.
+
+Another program may write these notes into a header that begins otherwise: that one has no checksum.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from varscope.checkpoint.contents import readable_dtype
+from varscope import _scopecore
+from varscope.checkpoint.contents import BLOCK, MappedFile, readable_dtype
 from varscope.checkpoint.safetensors_headers import Header, load, told, wrong
 from varscope.errors import CheckpointError
 
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
 KEY = "varscope"
 VERSION = 1
 WHAT = "its metadata 'varscope'"
+# How the header of a file of ours begins, up to its own checksum.
+START = b'{"__metadata__":{"format":"pt","varscope":"{\\"version\\":1,\\"header\\":\\"'
+DIGITS = 8
+FEW = 4  # bytes: a start that differs from ours in no more was ours
 
 
 @dataclass(slots=True)
@@ -63,6 +72,38 @@ def read(path: Path, header: Header) -> Notes:
             rank = len(header.shapes[place]) - (place in notes.dtypes)
             notes.partitions[name] = checked_cut(path, name, cut, rank)
     return notes
+
+
+def check_header(file: MappedFile) -> None:
+    """Compare a header with the checksum in it, where varscope wrote it.
+
+    Most damage is none that a header can have.  But a bit of a name that flips makes another name,
+    or one of ">f4" another dtype.
+    """
+    first = bytearray(8 + len(START) + DIGITS)
+    if len(file.pages) < len(first):
+        return
+    file.read(0, memoryview(first), None)
+    end = 8 + int.from_bytes(first[:8], "little")
+    start, recorded = bytes(first[8:-DIGITS]), bytes(first[-DIGITS:])
+    if end < len(first) or sum(map(operator.ne, start, START)) > FEW:
+        return
+    found = 0
+    for begin in range(len(first), end, BLOCK):
+        data = memoryview(bytearray(min(end - begin, BLOCK)))
+        file.read(begin, data, None)
+        found = _scopecore.crc32c(data, found)
+    reason = "its header is not the one that was written:"
+    if start != START:
+        wrong(file.path, None, f"{reason} it begins with {start!r}")
+    if recorded != as_digits(found):
+        told_sum = recorded.decode("ascii", "backslashreplace")
+        reason += f" its CRC-32C is {found:08x}, and {told_sum} was recorded"
+        wrong(file.path, None, reason)
+
+
+def as_digits(checksum: int) -> bytes:
+    return b"%0*x" % (DIGITS, checksum)
 
 
 def of_names(path: Path, tree: dict[str, Any], key: str) -> dict[str, Any]:

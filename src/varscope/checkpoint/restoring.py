@@ -430,12 +430,14 @@ class Run(SharedWork):
         if recipe is not None and not self.parts.get(targets[0]) and self.kinds[targets[0]].plain:
             self.write(targets[0], recipe.read, arrays[0])
             return
-        stored = recipe if recipe is not None else StoredTensor(*self.tensors.origin(number))
-        values = recipe.read() if recipe is not None else None
+        take: Callable[[Any], np.ndarray]
+        if recipe is None:
+            take = StoredTensor(*self.tensors.origin(number))._read_part
+        else:
+            take = recipe.read().__getitem__
         for i, array in zip(targets, arrays, strict=True):
             index = self.parts[i].index if i in self.parts else ...
-            part = stored[index] if values is None else values[index]
-            self.write(i, np.copyto, array, part, "unsafe")
+            self.write(i, np.copyto, array, take(index), "unsafe")
 
     def cut(self, number: int, targets: list[int], arrays: list[np.ndarray]) -> None:
         """A tensor whose shards do not lie in one piece each: some rows at a time."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from varscope.checkpoint import safetensors_headers as headers
 from varscope.checkpoint.contents import UNTRACKED, Checkpoint, Columns, MappedFile
-from varscope.checkpoint.notes import Notes
+from varscope.checkpoint.notes import Notes, check_header
 from varscope.checkpoint.notes import read as read_notes
 from varscope.checkpoint.safetensors_headers import Header, wrong
 
@@ -99,7 +99,7 @@ def index_text(index: Path) -> bytes:
         size = os.fstat(opened.fileno()).st_size
         if size > LARGEST_INDEX:
             wrong(index, None, f"an index has {LARGEST_INDEX:,} bytes at most")
-        return opened.read(size)  # for which as much memory is taken, whatever is there
+        return opened.read(size)  # for which so much memory is taken
 
 
 def weight_map_of(index: Path, text: bytes) -> dict[str, str]:
@@ -170,6 +170,7 @@ def together(path: Path, files: list[MappedFile]) -> Checkpoint:
     parts = [headers.read(file.path, file.pages) for file in files]
     nothing = np.empty(0, np.int64)
     columns = Columns([], [], [], nothing, nothing.astype(np.int32), nothing)
+    columns.check_file = check_header
     notes = [read_notes(file.path, part) for file, part in zip(files, parts, strict=True)]
     for part, note in zip(parts, notes, strict=True):
         first = len(columns.names)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from varscope._scopecore import checksums, locate
+from varscope._scopecore import checksums, crc32c, locate
 from varscope.checkpoint.entries import (
     LONGEST_HEADER,
     Tensors,
@@ -26,6 +26,7 @@ from varscope.checkpoint.entries import (
     library,
     make_values,
 )
+from varscope.checkpoint.notes import DIGITS, START, as_digits
 from varscope.checkpoint.replacement import Workplace, put_file, put_series, workplace
 from varscope.checkpoint.safetensors_files import INDEX, SINGLE
 from varscope.errors import (
@@ -403,6 +404,7 @@ class Writing:
         count = len(sums) // 4
         blank, full = metadata(facts, count), metadata(facts, count, sums)
         start = header_start(full)
+        noted = len(START) + DIGITS
         with open(path, "r+b") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > LONGEST_HEADER:
@@ -417,8 +419,9 @@ class Writing:
                 raise CheckpointError.of(
                     path, None, "the safetensors library wrote another header than it was given"
                 )
+            found = crc32c(file.read(length - len(start)), crc32c(start[noted:]))
             file.seek(8)
-            file.write(start)
+            file.write(START + as_digits(found) + start[noted:])
             finish(file, self.place)
 
 
@@ -430,10 +433,10 @@ def keep_checksums(arrays: list[np.ndarray], sums: list[bytes]) -> None:
 
 def metadata(facts: dict[str, Any], count: int, sums: bytes | None = None) -> dict[str, str]:
     """The metadata of a file of so many tensors, with their checksums or as long without."""
-    digits = "0" * 8 * count
+    digits = "0" * DIGITS * count
     if sums is not None:
         digits = np.frombuffer(sums, np.uint32).astype(">u4").tobytes().hex()
-    ours = {"version": 1, "crc32c": digits, **facts}
+    ours = {"version": 1, "header": "0" * DIGITS, "crc32c": digits, **facts}
     return {"format": "pt", "varscope": json.dumps(ours, separators=(",", ":"))}
 
 

@@ -135,7 +135,10 @@ class View:
         """The values, as an array that must not be changed."""
         everything = tuple(map(range, self.tensor.shape))
         index = ... if self.taken == everything else tuple(map(_as_basic_index, self.taken))
-        array = np.asarray(self.tensor[index])
+        # By its index, what is stored gives views of a mapped file, which may be cut before they
+        # are read, and a variable in parts gives these.
+        read = getattr(self.tensor, "_read_part", None)
+        array = np.asarray(self.tensor[index] if read is None else read(index))
         kept = sorted(self.order)
         return array.transpose([kept.index(axis) for axis in self.order])
 

@@ -1,0 +1,173 @@
+"""A save that is killed at any moment: who reads sees the old checkpoint or the new one."""
+
+import collections
+import contextlib
+import itertools
+import re
+import signal
+
+import pytest
+from requires import on_posix, require
+from saves import (
+    LAYOUTS,
+    RULES,
+    Saver,
+    files_at,
+    held,
+    held_or_empty,
+    prepare,
+    save,
+    wanted_at,
+)
+
+from varscope.checkpoint import replacement
+
+require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
+pytestmark = [on_posix, pytest.mark.promise("kills")]
+
+MOST = 200  # calls of one kind that a save of this model makes, and more
+
+
+@pytest.fixture(scope="module")
+def saver(tmp_path_factory):
+    with contextlib.closing(Saver(tmp_path_factory.mktemp("saver"))) as saver:
+        yield saver
+
+
+# Path, whether something is replaced, whether names are mapped, threads.
+SCENES = set(itertools.product(["m", "m.safetensors"], [True, False], [False, True], [1, 2]))
+USUAL = [("m", True, False, 1), ("m.safetensors", True, True, 1)]
+
+INDEX_FIRST = """\
+            for name in names:
+                os.replace(place.path / name, folder / name)
+            sync_folder(folder)
+            os.replace(place.path / index, folder / index)
+"""
+
+
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/replacement.py",
+    INDEX_FIRST,
+    """\
+            os.replace(place.path / index, folder / index)
+            for name in names:
+                os.replace(place.path / name, folder / name)
+            sync_folder(folder)
+""",
+)
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/replacement.py",
+    "    os.replace(place.path / name, target)\n",
+    "    target.write_bytes((place.path / name).read_bytes())\n",
+)
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/replacement.py",
+    "    for found in sorted(os.listdir(folder)):\n",
+    "    for found in ():\n",
+)
+@pytest.mark.parametrize("scene", USUAL)
+def test_killed_at_any_call_the_old_or_the_new_is_there(saver, tmp_path, tally, scene):
+    kill_everywhere(saver, tmp_path, tally, *scene)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", sorted(SCENES - set(USUAL)))
+def test_killed_at_any_call_of_all_kinds_of_saves(saver, tmp_path, tally, scene):
+    kill_everywhere(saver, tmp_path, tally, *scene)
+
+
+def kill_everywhere(saver, tmp_path, tally, name, replacing, mapped, threads):
+    """Each call in turn, the first of its kind, the second, …, until a save goes through.
+
+    Of several threads each counts its own calls, and it is the one that comes first which is met.
+    """
+    path, options = tmp_path / name, {"threads": threads}
+    if mapped:
+        options["names"] = RULES
+    prepare(path, replacing)
+    calls = sorted(saver.count(2, path, **options))
+    assert {"mkdir", "openat", "write", "fsync", "ftruncate", "unlink"} <= set(calls)
+    seen = collections.Counter()
+    for call in calls:
+        for i in range(1, MOST):
+            old = prepare(path, replacing)
+            ended = saver.save(2, path, f"{call}:signal=KILL:when={i}", **options)
+            found = held_or_empty(path)
+            assert found in (old, 2), (call, i)
+            if ended == 0:  # there is no call of this number
+                assert found == 2 and files_at(path) == wanted_at(path), (call, i)
+                break
+            assert ended == -signal.SIGKILL, (call, i)
+            seen[found] += 1
+            tally("kills")
+            if i == 1 or call in ("rename", "mkdir", "unlink"):
+                save(3, path)
+                assert held(path) == 3
+                assert files_at(path) == wanted_at(path), (call, i)
+        assert i < MOST - 1, call
+        tally("saves", i + 1)
+    assert len(seen) == 2  # both came about
+
+
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/saving.py", "    os.fsync(file.fileno())\n", "    pass\n"
+)
+@pytest.mark.fails_without(
+    "src/varscope/checkpoint/replacement.py",
+    "    os.replace(place.path / name, target)\n    sync_folder(target.parent)\n",
+    "    os.replace(place.path / name, target)\n",
+)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_is_renamed_is_on_the_disk_before(saver, tmp_path, tally, name, threads):
+    """A crash of the system cannot be tried here, but the order of calls can be seen."""
+    path = tmp_path / name
+    save(1, path)
+    folder, renamed = (path if path.is_dir() else tmp_path), []
+    dirty, moved = set(), False  # files with unwritten bytes; whether renames are not on the disk
+    for call, given in saver.trace(2, path, threads=threads):
+        texts = re.findall(r'"([^"]*)"', given)
+        of_descriptor = re.match(r"\d+<([^>]*)>", given)
+        if call in ("write", "pwrite64", "ftruncate"):
+            dirty.add(of_descriptor[1])
+        elif call == "fsync":
+            dirty.discard(of_descriptor[1])
+            moved = moved and of_descriptor[1] != str(folder)
+        elif call in ("rename", "renameat"):
+            source, target = texts
+            if ".tmp" in source or target.startswith(f"{folder}/."):
+                # The library, within the workplace.
+                dirty = {file.replace(source, target) for file in dirty}
+                continue
+            assert source not in dirty, source
+            if target.endswith(".json"):  # by then the files that it lists are where they belong
+                assert not moved
+            moved = True
+            renamed.append(target)
+        elif call in ("unlink", "unlinkat"):
+            file = f"{folder}/{texts[-1]}" if "/" not in texts[-1] else texts[-1]
+            if file.endswith(".safetensors") and "/." not in file:
+                assert not moved  # what is replaced goes last of all
+    assert not moved and len(renamed) == (1 if path.is_file() else 3)
+    tally("saves")
+
+
+def test_what_is_left_of_the_dead_is_removed_and_nothing_else(tmp_path):
+    save(1, tmp_path / "m")
+    folder = tmp_path / "m"
+    for name in (".model.safetensors.0123abcd.partial", ".model.safetensors.4567abcd.partial",
+                 ".other.safetensors.0123abcd.partial"):  # fmt: skip
+        (folder / name).mkdir()
+        (folder / name / ".tmpabc").write_text("half")
+    (folder / ".model.safetensors.4567abcd.partial" / replacement.LOCK).write_text("")
+    (folder / "model-0123abcd-00001-of-00002.safetensors").write_text("half")
+    (folder / "model-00001-of-00002.safetensors").write_text("somebody's")
+    (folder / ".model.safetensors.89abcdef.partial").symlink_to(tmp_path)
+    save(2, folder)
+    assert files_at(folder) - wanted_at(folder) == {
+        ".other.safetensors.0123abcd.partial",
+        ".model.safetensors.89abcdef.partial",
+        "model-00001-of-00002.safetensors",
+    }
+    assert held(folder) == 2
