@@ -30,7 +30,11 @@ from varscope.variables import Content, Variable
 _Graph = TypeVar("_Graph", bound=Registry)
 _T = TypeVar("_T")
 
-_OpState: TypeAlias = tuple[list[tuple[str, int]], list[tuple[str, list[tuple[int, int, int]]]]]
+_OpState: TypeAlias = tuple[
+    list[tuple[int, str]],
+    list[tuple[int, str, int]],
+    list[tuple[int, str, list[tuple[int, int, int]]]],
+]
 _Shape: TypeAlias = tuple[int | None, ...]
 _ShapeLike: TypeAlias = SupportsIndex | Iterable[SupportsIndex | None]
 _Initializer: TypeAlias = Callable[..., Any] | npt.ArrayLike
