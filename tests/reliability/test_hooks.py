@@ -120,12 +120,15 @@ class Program:
     # --- the steps
 
     def steps(self):
+        yield self.create_without_getters
+        for shard in self.parts_of(self.bare):
+            yield shard.numpy
         yield self.make_scope
         yield self.enter
         yield self.create
         yield self.create_by_class
         yield self.create_of_array
-        for shard in list(self.made) if self.shards > 1 else [self.made]:
+        for shard in self.parts_of(self.made):
             yield shard.numpy
             yield shard.value
             yield shard.project
@@ -149,9 +152,15 @@ class Program:
     def enter(self):
         self.scope_manager.__enter__()
 
+    def create_without_getters(self):
+        self.bare = self.created("bare", None)
+
     def create(self):
-        self.made = vs.get_variable(
-            "v",
+        self.made = self.created("v", self.getter("inner"))
+
+    def created(self, name, getter):
+        return vs.get_variable(
+            name,
             self.object("shape", __iter__=lambda: iter([self.object("size", __index__=5)])),
             self.object("dtype", dtype=np.dtype("float64")),
             self.initializer(),
@@ -162,7 +171,7 @@ class Program:
             caching_device=self.caching_device,
             partitioner=self.partitioner if self.shards > 1 else None,
             validate_shape=self.object("truth", __bool__=True),
-            custom_getter=self.getter("inner"),
+            custom_getter=getter,
             constraint=self.constraint,
         )
 
@@ -171,6 +180,9 @@ class Program:
 
     def create_of_array(self):
         vs.get_variable("of_array", initializer=self.object("array", __array__=np.ones(3)))
+
+    def parts_of(self, variable):
+        return list(variable) if self.shards > 1 else [variable]
 
     def penalise(self):
         self.penalty = float(vs.get_regularization_loss())

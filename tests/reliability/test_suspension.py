@@ -86,7 +86,14 @@ def run_interleaving(graph, order, ending):
     "        put_stack(stack, without(frame, above), stack.marks, stack.length)\n",
     "        pass\n",
 )
-@pytest.mark.parametrize("ending", ["goes on", "is closed", "gets an exception"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "goes on",
+        pytest.param("is closed", marks=pytest.mark.slow),
+        pytest.param("gets an exception", marks=pytest.mark.slow),
+    ],
+)
 def test_every_interleaving_of_two_generators_and_two_blocks(ending, tally):
     orders = set(itertools.permutations("aabbccdd"))
     for order in orders:
