@@ -133,7 +133,14 @@ def test_deep_nesting_is_entered_shown_pickled_and_left(kind, depth, place, tall
     "while frame is not None and is_sole(<PyObject *>frame):",
     "while False:",
 )
-@pytest.mark.parametrize("place", ["thread", *SLOW])
+def test_deep_scopes_are_dropped_where_there_is_hardly_any_stack(tally):
+    done = run(DROPPING, "thread", "plain", DEPTH)
+    assert (done.returncode, done.stdout) == (0, "dropped\n"), done.stderr
+    tally("scopes", 2 * DEPTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["main", "limited", "thread"])
 @pytest.mark.parametrize(
     ("kind", "depth"),
     [("plain", DEPTH), ("same", 20_000), ("slashed", 5_000), ("captured", 5_000),
