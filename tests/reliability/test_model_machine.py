@@ -229,23 +229,6 @@ class ScopeMachine(RuleBasedStateMachine):
             self.pair.look()
 
 
-@pytest.mark.fails_without(
-    "src/core/scopes.pxi",
-    "    marks, length = top.marks_below, top.length_below\n    if top.kind == OPENED:\n",
-    "    marks, length = stack.marks, stack.length\n    if top.kind == OPENED:\n",
-)
-@pytest.mark.fails_without(
-    "src/core/scopes.pxi",
-    """        if self.switch is None:
-            leave(self)
-            return
-""",
-    """        if self.switch is None:
-            if exception_type is None or issubclass(exception_type, Exception):
-                leave(self)
-            return
-""",
-)
 class TestScopeMachine(ScopeMachine.TestCase):
     settings = settings_of_the_profile(stateful_step_count=50)
 
@@ -350,6 +333,23 @@ OPENINGS = [
 ]
 
 
+@pytest.mark.fails_without(
+    "src/core/scopes.pxi",
+    "    marks, length = top.marks_below, top.length_below\n    if top.kind == OPENED:\n",
+    "    marks, length = stack.marks, stack.length\n    if top.kind == OPENED:\n",
+)
+@pytest.mark.fails_without(
+    "src/core/scopes.pxi",
+    """        if self.switch is None:
+            leave(self)
+            return
+""",
+    """        if self.switch is None:
+            if exception_type is None or issubclass(exception_type, Exception):
+                leave(self)
+            return
+""",
+)
 @pytest.mark.parametrize("first, second", list(product(OPENINGS, repeat=2)))
 def test_every_pair_of_openings_nests_and_repeats_as_the_model_says(first, second):
     pair = Pair()
