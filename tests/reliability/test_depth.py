@@ -120,7 +120,12 @@ def run(code, place, kind, depth):
 
 @pytest.mark.parametrize("place", ["thread", *SLOW])
 @pytest.mark.parametrize(
-    ("kind", "depth"), [("plain", DEPTH), ("default", DEPTH), ("name scopes", 5_000)]
+    ("kind", "depth"),
+    [
+        ("plain", DEPTH),
+        ("name scopes", 2_000),
+        pytest.param("default", DEPTH, marks=pytest.mark.slow),
+    ],
 )
 def test_deep_nesting_is_entered_shown_pickled_and_left(kind, depth, place, tally):
     done = run(USING, place, kind, depth)
