@@ -351,6 +351,9 @@ def restored_scope(
     name: str, original_name_scope: str, reuse: bool | AutoReuse, *defaults: Any
 ) -> VariableScope: ...
 def find_variables() -> bool: ...
+def nodes_of_paths(
+    counters: list[tuple[str, int]], families: list[tuple[str, list[tuple[int, int, int]]]]
+) -> _OpState: ...
 
 # A law is what `randomness.law` returns, a key has 128 bits, an `out` is a writable buffer.
 def fill(
