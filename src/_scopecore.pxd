@@ -448,6 +448,7 @@ cdef class Registry:
     cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) except -1
     cdef str name_scope_path(self, NameScopeRef ref)
     cdef list rows_of(self, list chosen, str scope)
+    cdef object listed(self, uint32_t node, dict known, list nodes)
 
 # What a row was made of, so that it can be withdrawn: see journals in the pyx.
 cdef class Creation:

@@ -152,3 +152,14 @@ def test_a_name_is_not_handed_out_twice_for_want_of_memory():
                 finally:
                     testcapi.remove_mem_hooks()
                 assert name != "m_1/v"
+
+
+def test_op_names_that_were_pickled_by_paths_are_read():
+    graph = vs.Graph()
+    by_paths = [("a", 2), ("a/b", 3)], [("model_*/layer", [(1, 3, 2), (5, 5, 4)])]
+    graph._load_op_state(by_paths)
+    asked = ["a", "a/b", "model_3/layer", "model_4/layer", "model_5/layer"]
+    expected = ["a_2", "a/b_3", "model_3/layer_2", "model_4/layer", "model_5/layer_4"]
+    assert [graph.unique_name(name) for name in asked] == expected
+    twin = copy.deepcopy(graph)
+    assert [twin.unique_name(name) for name in asked] == [graph.unique_name(n) for n in asked]

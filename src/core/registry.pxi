@@ -416,49 +416,73 @@ cdef class Registry:
 
     @cython.critical_section
     def _op_state(self):
-        """What OpNames holds: [(path, counter), ...] and [(path, [(first, last, counter)]), ...].
+        """What OpNames holds, and the nodes that it speaks of.
 
-        A family in a path reads `base_*`, which no name can.
+        ([(parent, name), ...], [(node, name, counter), ...],
+        [(node, name, [(first, last, counter), ...]), ...]), where a node is its place in the first
+        list, counted from 1, and 0 the root.  Not by paths: together those of scopes that lie in
+        each other are as long as the square of their number.  The name of a family reads
+        `base_*`, which no name can.
         """
         cdef OpNames op_names = self.op_names
-        cdef size_t i
-        cdef Slot slot                     # a copy: `join` may start a collection
-        counters, families = {}, []
+        cdef uint32_t i
+        cdef size_t at
+        cdef Slot slot                     # a copy: making an object may start a collection
+        cdef dict known = {ROOT: 0}
+        cdef list nodes = [], counters = [], families = []
         if op_names.counters.slots != NULL:
-            for i in range(op_names.counters.mask + 1):
-                slot = op_names.counters.slots[i]
+            for at in range(op_names.counters.mask + 1):
+                slot = op_names.counters.slots[at]
                 if slot.value != NONE and slot.value != 0:     # 0: what had it was withdrawn
-                    counters[self.join(slot.a, slot.b)] = slot.value
-        for i in range(1, self.tree.count):
+                    counters.append((self.listed(slot.a, known, nodes), self.names.text(slot.b),
+                                     slot.value))
+        for i in range(1, self.tree.count):    # behind those of the map, which may be older
             if self.tree.nodes[i].counter != 0:
-                counters[self.path(<uint32_t>i)] = self.tree.nodes[i].counter
+                counters.append((self.listed(self.tree.nodes[i].parent, known, nodes),
+                                 self.names.text(self.tree.nodes[i].name),
+                                 self.tree.nodes[i].counter))
         if op_names.places.slots != NULL:
-            for i in range(op_names.places.mask + 1):
-                slot = op_names.places.slots[i]
+            for at in range(op_names.places.mask + 1):
+                slot = op_names.places.slots[at]
                 if slot.value != NONE:
-                    families.append((self.join(slot.a, slot.b), op_names.listed(slot.value)))
-        return list(counters.items()), families
+                    families.append((self.listed(slot.a, known, nodes), self.names.text(slot.b),
+                                     op_names.listed(slot.value)))
+        return nodes, counters, families
+
+    @cython.final
+    cdef object listed(self, uint32_t node, dict known, list nodes):
+        """The place of a node in a list, to which it is added behind those that it lies in."""
+        cdef uint32_t name
+        cdef list new = []
+        while node not in known:
+            new.append(node)
+            node = self.tree.nodes[node].parent
+        place = known[node]
+        for number in reversed(new):
+            node = number
+            name = self.tree.nodes[node].name
+            text = self.names.text(name & ~FAMILY)
+            nodes.append((place, text + "_*" if name & FAMILY else text))
+            place = known[node] = len(nodes)
+        return place
 
     @cython.critical_section
     def _load_op_state(self, state):
         cdef NameScopeRef scope
         cdef uint32_t name, k
-        counters, families = state
-        for path, counter in counters:
-            scope.node = ROOT
-            name = self.locate(&scope.node, path)
-            scope.index = 0
-            self.use(&scope, name, counter)
-        for path, runs in families:
-            *above, leaf = (<str>path).split("/")
-            scope.node = ROOT
-            for part in above:
-                if (<str>part).endswith("_*"):
-                    name = self.names.intern(part[:len(part) - 2]) | FAMILY
-                else:
-                    name = self.names.intern(part)
-                scope.node = self.tree.child(scope.node, name)
-            name = self.names.intern(leaf)
+        cdef list places = [ROOT]
+        nodes, counters, families = state if len(state) == 3 else nodes_of_paths(*state)
+        for parent, text in nodes:
+            if (<str>text).endswith("_*"):
+                name = self.names.intern(text[:len(text) - 2]) | FAMILY
+            else:
+                name = self.names.intern(text)
+            places.append(self.tree.child(<uint32_t>places[parent], name))
+        for node, text, counter in counters:
+            scope.node, scope.index = places[node], 0
+            self.use(&scope, self.names.intern(text), counter)
+        for node, text, runs in families:
+            scope.node, name = places[node], self.names.intern(text)
             for first, last, counter in runs:
                 for k in range(first, last + 1):
                     scope.index = k
@@ -841,6 +865,23 @@ cdef class Registry:
     def get_name_scope(self):
         """The current name scope of this graph, without a trailing slash; '' at the root."""
         return self.name_scope_path(name_scope_of(self))
+
+
+def nodes_of_paths(list counters, list families):
+    """What a graph knows of op names, as it is kept today, of a pickle that has it by paths."""
+    cdef dict known = {}
+    cdef list nodes = [], found = []
+    for path, facts in counters + families:
+        *above, leaf = (<str>path).split("/")
+        node = 0
+        for part in above:
+            key = node, part
+            node = known.get(key)
+            if node is None:
+                nodes.append(key)
+                node = known[key] = len(nodes)
+        found.append((node, leaf, facts))
+    return nodes, found[:len(counters)], found[len(counters):]
 
 
 cdef int refuse_variable(str path) except -1:

@@ -31,7 +31,11 @@ from varscope.variables import Content, Variable
 _Graph = TypeVar("_Graph", bound=Registry)
 _T = TypeVar("_T")
 
-_OpState: TypeAlias = tuple[list[tuple[str, int]], list[tuple[str, list[tuple[int, int, int]]]]]
+_OpState: TypeAlias = tuple[
+    list[tuple[int, str]],
+    list[tuple[int, str, int]],
+    list[tuple[int, str, list[tuple[int, int, int]]]],
+]
 _Shape: TypeAlias = tuple[int | None, ...]
 _ShapeLike: TypeAlias = SupportsIndex | Iterable[SupportsIndex | None]
 _Initializer: TypeAlias = Callable[..., Any] | npt.ArrayLike
@@ -348,6 +352,9 @@ def restored_scope(
     name: str, original_name_scope: str, reuse: bool | AutoReuse, *defaults: Any
 ) -> VariableScope: ...
 def find_variables() -> bool: ...
+def nodes_of_paths(
+    counters: list[tuple[str, int]], families: list[tuple[str, list[tuple[int, int, int]]]]
+) -> _OpState: ...
 
 # A law is what `randomness.law` returns, a key has 128 bits, an `out` is a writable buffer.
 def fill(

@@ -4,8 +4,6 @@ import contextlib
 import contextvars
 import gc
 import random
-import subprocess
-import sys
 import threading
 import weakref
 
@@ -15,6 +13,7 @@ import pytest
 import varscope as vs
 
 
+@pytest.mark.promise("tasks")
 def test_a_stack_is_never_changed_under_a_copied_context():
     """However many other variables a context holds, and whenever they are set."""
     draw = random.Random(1)
@@ -68,47 +67,7 @@ def test_a_thread_that_runs_in_the_middle_of_an_opening_does_no_harm():
     assert contextvars.Context().run(opening) == "seen"
 
 
-DEEP = """
-import contextvars, sys
-import varscope as vs
-
-def nest():
-    with vs.variable_scope("a") as captured:
-        pass
-    graph = vs.Graph()
-    for _ in range(int(sys.argv[2])):
-        {
-            "plain": lambda: vs.variable_scope("a"),
-            "same": lambda: vs.variable_scope(""),
-            "slashed": lambda: vs.variable_scope("a/b"),
-            "captured": lambda: vs.variable_scope(captured),
-            "default": lambda: vs.variable_scope(None, "a"),
-            "getter": lambda: vs.variable_scope("a", custom_getter=lambda g, *a, **k: g(*a, **k)),
-            "graph": graph.as_default,
-        }[sys.argv[1]]().__enter__()
-
-contextvars.copy_context().run(nest)
-assert vs.get_variable_scope().name == ""
-print("dropped")
-"""
-
-
-@pytest.mark.parametrize(
-    ("kind", "depth"),
-    [("plain", 100_000), ("same", 20_000), ("slashed", 5_000), ("captured", 5_000),
-     ("default", 100_000), ("getter", 5_000), ("graph", 100_000)],
-)  # fmt: skip
-def test_deep_nesting_is_dropped_without_deep_recursion(kind, depth):
-    resource = pytest.importorskip("resource")
-    done = subprocess.run(
-        [sys.executable, "-c", DEEP, kind, str(depth)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (512 * 1024, -1)),
-    )
-    assert (done.returncode, done.stdout) == (0, "dropped\n"), done.stderr
-
-
+@pytest.mark.promise("reentry")
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("at", range(1, 5))
 def test_a_collection_key_whose_hash_creates_variables(at, fails):
@@ -198,6 +157,7 @@ def test_threads_that_read_a_variable_first_share_one_storage():
         assert all(array is variable.array for array in arrays)
 
 
+@pytest.mark.promise("hooks")
 def test_a_withdrawn_variable_gives_back_no_name_that_others_had_since():
     graph, names = vs.get_default_graph(), []
     graph.unique_name("v")
@@ -213,6 +173,7 @@ def test_a_withdrawn_variable_gives_back_no_name_that_others_had_since():
     assert len(set(names)) == 3
 
 
+@pytest.mark.promise("hooks")
 def test_withdrawing_a_name_that_was_never_renamed_leaves_no_counter():
     graph = vs.get_default_graph()
     graph.unique_name("a/v")
@@ -230,6 +191,7 @@ def test_withdrawing_a_name_that_was_never_renamed_leaves_no_counter():
     assert vs.get_variable("a/v", [1]).op_name == "a/v_1"
 
 
+@pytest.mark.promise("hooks")
 def test_withdrawing_many_that_were_renamed_takes_no_look_at_the_others():
     """Each look at all of them would make this a matter of minutes."""
     graph, n = vs.get_default_graph(), 50_000
@@ -246,6 +208,7 @@ def test_withdrawing_many_that_were_renamed_takes_no_look_at_the_others():
     assert vs.get_variable("v/part_0", [1]).op_name == "v/part_0_1"
 
 
+@pytest.mark.promise("hooks")
 def test_what_a_failing_getter_created_goes_though_another_swallows_the_error():
     def inner(getter, name, *args, **kwargs):
         kept = getter(name + "_kept", *args, **kwargs)
@@ -264,6 +227,7 @@ def test_what_a_failing_getter_created_goes_though_another_swallows_the_error():
     assert [v.op_name for v in vs.get_default_graph().variables] == ["v_kept"]
 
 
+@pytest.mark.promise("reentry")
 def test_a_weak_reference_to_a_dying_variable_may_ask_for_it_again():
     asked = []
     with vs.variable_scope("", reuse=vs.AUTO_REUSE):

@@ -2,18 +2,22 @@
 
 The state machine enters and leaves one level at a time, in any order of calls that the rules
 allow. The programs below it run as real nested `with` blocks, and raise through several of them.
+How many of each is a matter of hypothesis's profile: see tests/profiles.py.
 """
 
 from contextlib import ExitStack, contextmanager
 from itertools import product
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from profiles import settings_of_the_profile
 from scope_model import Model
 
 import varscope as vs
+
+pytestmark = pytest.mark.promise("leaving")
 
 MODES = {None: None, True: True, "auto": vs.AUTO_REUSE}
 LEAVING = [ValueError, StopIteration, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError]
@@ -137,8 +141,11 @@ class Pair:
 
 
 class ScopeMachine(RuleBasedStateMachine):
+    programs = 0
+
     def __init__(self):
         super().__init__()
+        ScopeMachine.programs += 1
         self.pair = Pair()
         self.whole = ExitStack()
         self.whole.enter_context(self.pair.graph.as_default())
@@ -222,8 +229,14 @@ class ScopeMachine(RuleBasedStateMachine):
             self.pair.look()
 
 
-TestScopeMachine = ScopeMachine.TestCase
-TestScopeMachine.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+class TestScopeMachine(ScopeMachine.TestCase):
+    settings = settings_of_the_profile(stateful_step_count=50)
+
+    @pytest.fixture(autouse=True)
+    def counted(self, tally):
+        before = ScopeMachine.programs
+        yield
+        tally("programs", ScopeMachine.programs - before)
 
 
 class Interruption(BaseException):
@@ -289,9 +302,13 @@ def run_inside(pair, opening, program):
             raise
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings_of_the_profile(
+    share=1.5,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(program=programs)
-def test_nested_blocks_do_what_the_model_says(program):
+def test_nested_blocks_do_what_the_model_says(tally, program):
+    tally("programs")
     pair = Pair()
     with pair.graph.as_default():
         pair.capture_current()
@@ -316,6 +333,23 @@ OPENINGS = [
 ]
 
 
+@pytest.mark.fails_without(
+    "src/core/scopes.pxi",
+    "    marks, length = top.marks_below, top.length_below\n    if top.kind == OPENED:\n",
+    "    marks, length = stack.marks, stack.length\n    if top.kind == OPENED:\n",
+)
+@pytest.mark.fails_without(
+    "src/core/scopes.pxi",
+    """        if self.switch is None:
+            leave(self)
+            return
+""",
+    """        if self.switch is None:
+            if exception_type is None or issubclass(exception_type, Exception):
+                leave(self)
+            return
+""",
+)
 @pytest.mark.parametrize("first, second", list(product(OPENINGS, repeat=2)))
 def test_every_pair_of_openings_nests_and_repeats_as_the_model_says(first, second):
     pair = Pair()
