@@ -209,7 +209,8 @@ class Graph(Registry):
         path = scope.removesuffix("/") if isinstance(scope, str) else None
 
         def look() -> list[tuple[float, Any]]:
-            entries: list[tuple[float, Any]] = self._with_rows(self._rows_in(key, path or None))
+            entries: list[tuple[float, Any]] = []
+            entries += self._with_rows(self._rows_in(key, path or None))
             if key == GraphKeys.REGULARIZATION_LOSSES:
                 entries += self._penalties(path or None)
             return entries
@@ -301,7 +302,8 @@ class Graph(Registry):
         Other threads may create meanwhile, and withdraw what they have just created: what is told
         here was there at one time, a variable in parts with all of them.
         """
-        rows, parts = [], {}  # {path of a whole: how many of its parts}
+        rows = []
+        parts: dict[str, int] = {}  # of each whole that was made in parts, how many are there
         for variable in self.variables:
             with contextlib.suppress(WithdrawnError):
                 path, whole = variable.path, variable._origin()[0]
