@@ -1,6 +1,8 @@
 """What every test relies on: a graph of its own, and one way to look at a refusal."""
 
 import contextlib
+import functools
+import threading
 
 import profiles
 import pytest
@@ -22,6 +24,25 @@ def fresh_default_graph():
     yield
     assert vs.get_variable_scope().name == ""
     assert vs.get_default_graph().get_name_scope() == ""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where pytest-run-parallel runs a test in threads, each of them has a graph of its own."""
+    if (config.getoption("parallel_threads", None) or 1) != 1:
+        for item in items:
+            if isinstance(item, pytest.Function):
+                item.obj = in_own_graph(item.obj)
+
+
+def in_own_graph(test):
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        if threading.current_thread() is threading.main_thread():
+            return test(*args, **kwargs)
+        with vs.Graph().as_default():
+            return test(*args, **kwargs)
+
+    return run
 
 
 @contextlib.contextmanager

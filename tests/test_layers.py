@@ -12,7 +12,7 @@ import varscope
 
 PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
-    {"errors", "flyweights", "_scopecore"},
+    {"errors", "flyweights", "interpreters", "_scopecore"},
     {"shapes", "regularizers", "tf1_methods", "folding"},
     {"randomness", "partitioners", "name_maps"},
     {"initializers", "devices"},

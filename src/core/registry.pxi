@@ -492,20 +492,20 @@ cdef class Registry:
     def _suffix(self, Py_ssize_t row):
         return self.renamed.get(row, 0)
 
-    def _renamed_row(self, str op_name):
-        """The variable of this op name where that is its path with a suffix, or -1."""
+    def _find_renamed(self, str op_name):
+        """The variable of this op name where that is its path with a suffix, or None."""
         cdef uint32_t row
         cdef Held held
         base, _, suffix = op_name.rpartition("_")
         if not base or not suffix.isdecimal():
-            return -1
+            return None
         hold(&held, <PyObject *>self)
         try:
             row = self.find_row(ROOT, exact(base, "name"))
             known = None if row == NONE else self.renamed.get(row)
+            return None if known is None or str(known) != suffix else self.handle(row)
         finally:
             release(&held)
-        return -1 if known is None or str(known) != suffix else row
 
     @cython.critical_section
     def finalize(self):
@@ -527,6 +527,16 @@ cdef class Registry:
         if not 0 <= row < self.table.count:
             raise IndexError(row)
         return self.handle(<uint32_t>row)
+
+    @cython.critical_section
+    def _handles(self, rows):
+        """The variables of some rows; IndexError where there are fewer."""
+        cdef list found = []
+        for row in rows:
+            if not 0 <= <Py_ssize_t>row < self.table.count:
+                raise IndexError(row)
+            found.append(self.handle(<uint32_t>row))
+        return found
 
     @cython.critical_section
     def _row(self, str op_name):

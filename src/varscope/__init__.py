@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from varscope import interpreters  # noqa: F401  (before NumPy is loaded)
+
+# isort: split
 from varscope import devices, errors
 from varscope.creation import GraphKeys
 from varscope.graph import (

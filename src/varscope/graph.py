@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 from varscope import initialization, randomness, shapes
 from varscope._scopecore import (
@@ -20,7 +21,7 @@ from varscope._scopecore import (
     replace_default_graph,
 )
 from varscope.creation import GraphKeys, create_or_share
-from varscope.errors import ArgumentTypeError, StorageError
+from varscope.errors import ArgumentTypeError, StorageError, WithdrawnError
 from varscope.partitioned import Partition, PartitionedVariable, find_partitioned
 from varscope.partitioners import Slicing
 from varscope.regularizers import RegularizationLoss, loss_values
@@ -30,6 +31,9 @@ from varscope.variables import Variable
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+Found = TypeVar("Found")
+STRETCH = 1024  # variables that a loop over all of them takes at a time
 
 
 class Graph(Registry):
@@ -105,8 +109,9 @@ class Graph(Registry):
     def _lookup(self, name: str) -> Variable | PartitionedVariable | None:
         """By op name, and where no variable has that, by path; one made in parts by its path."""
         op_name = name.removesuffix(":0")
-        row = self._renamed_row(op_name)
-        found = self._find(op_name) if row < 0 else self._handle(row)
+        found = self._find_renamed(op_name)
+        if found is None:
+            found = self._find(op_name)
         return find_partitioned(self, name) if found is None else found
 
     @property
@@ -144,7 +149,12 @@ class Graph(Registry):
         """
         if isinstance(pattern, re.Pattern):
             match = pattern.match
-            return [self._handle(row) for row, name in enumerate(self._op_names()) if match(name)]
+            return unmoved(
+                self,
+                lambda: self._handles(
+                    [row for row, name in enumerate(self._op_names()) if match(name)]
+                ),
+            )
         if not isinstance(pattern, str):
             raise ArgumentTypeError.of("pattern", "a str or a compiled regex", pattern)
         return find_matching(self, glob(pattern))
@@ -197,11 +207,15 @@ class Graph(Registry):
         if scope is not None and not isinstance(scope, (str, re.Pattern)):
             raise ArgumentTypeError.of("scope", "a path or a compiled regex", scope)
         path = scope.removesuffix("/") if isinstance(scope, str) else None
-        entries: list[tuple[float, Any]] = [
-            (row, self._handle(row)) for row in self._rows_in(key, path or None)
-        ]
-        if key == GraphKeys.REGULARIZATION_LOSSES:
-            entries += self._penalties(path or None)
+
+        def look() -> list[tuple[float, Any]]:
+            entries: list[tuple[float, Any]] = []
+            entries += self._with_rows(self._rows_in(key, path or None))
+            if key == GraphKeys.REGULARIZATION_LOSSES:
+                entries += self._penalties(path or None)
+            return entries
+
+        entries = unmoved(self, look)
         for place, value in self._extras.get(key, ()):
             if path and not under(path, getattr(value, "name", None)):
                 continue
@@ -222,14 +236,16 @@ class Graph(Registry):
 
         They are not kept anywhere: the variables tell.
         """
-        for row in self._regularized(path):
-            variable = self._handle(row)
+        for row, variable in self._with_rows(self._regularized(path)):
             yield row, RegularizationLoss(variable, variable.regularizer)  # type: ignore[arg-type]
         for name, kept in self._partitions():
             if kept.spec.regularizer is not None and (path is None or under(path, name)):
                 parts = find_partitioned(self, name)
                 if parts is not None:
                     yield parts[0]._index, RegularizationLoss(parts, kept.spec.regularizer)
+
+    def _with_rows(self, rows: list[int]) -> list[tuple[int, Variable]]:
+        return list(zip(rows, self._handles(rows), strict=True))
 
     def get_regularization_losses(self, scope: str | re.Pattern[str] | None = None) -> list[Any]:
         """The entries of `GraphKeys.REGULARIZATION_LOSSES`: lazy, see `RegularizationLoss`."""
@@ -273,7 +289,7 @@ class Graph(Registry):
             # A variable of this graph cannot be looked up before the rows are there.
             "extras": {
                 key: [(place, *self._packed(value)) for place, value in entries]
-                for key, entries in self._extras.items()
+                for key, entries in list(self._extras.items())
             },
             "finalized": self.finalized,
         }
@@ -281,24 +297,33 @@ class Graph(Registry):
         return Graph, (self._seed,) if isinstance(storage, Heap) else (self._seed, storage), state
 
     def _contents(self) -> dict[str, Any]:
-        """The variables and what is known of names, for a copy."""
+        """The variables and what is known of names, for a copy.
+
+        Other threads may create meanwhile, and withdraw what they have just created: what is told
+        here was there at one time, a variable in parts with all of them.
+        """
         rows = []
-        for row, variable in enumerate(self.variables):
-            content = self._values(variable)
-            rows.append(
-                (
-                    variable.path,
-                    variable._spec,
-                    self._suffix(row),
-                    variable.creation_site,
-                    content,
-                )
-            )
+        parts: dict[str, int] = {}  # of each whole that was made in parts, how many are there
+        for variable in self.variables:
+            with contextlib.suppress(WithdrawnError):
+                path, whole = variable.path, variable._origin()[0]
+                suffix = int(variable.op_name[len(path) + 1 :] or 0)
+                spec, site = variable._spec, variable.creation_site
+                content = self._values(variable)
+                if variable._withdrawn:
+                    continue
+                if whole != path:
+                    parts[whole] = parts.get(whole, 0) + 1
+                rows.append((path, spec, suffix, site, content, whole))
+        partitions = [
+            (path, kept.spec, kept.slicing.partitions)
+            for path, kept in self._partitions()
+            if parts.get(path) == kept.slicing.count
+        ]
+        complete = {path for path, _, _ in partitions}
         return {
-            "rows": rows,
-            "partitions": [
-                (path, kept.spec, kept.slicing.partitions) for path, kept in self._partitions()
-            ],
+            "rows": [tuple(row) for *row, whole in rows if whole == row[0] or whole in complete],
+            "partitions": partitions,
             "op_names": self._op_state(),
         }
 
@@ -314,14 +339,15 @@ class Graph(Registry):
 
     def _packed(self, value: Any) -> tuple[int | str | None, Any]:
         """Where to look for a value in an unpickled graph, or the value itself."""
-        if isinstance(value, PartitionedVariable) and value.graph is self:
+        if isinstance(value, (Variable, PartitionedVariable)) and value.graph is self:
             return value.path, None
-        return (value._index, None) if value in self.variables else (None, value)
+        return None, value
 
     def _unpacked(self, place: int | str | None, value: Any) -> Any:
         if isinstance(place, str):
-            return find_partitioned(self, place)
-        return value if place is None else self._handle(place)
+            found = self._find(place)
+            return find_partitioned(self, place) if found is None else found
+        return value if place is None else self._handle(place)  # a row, in older pickles
 
     def _take_over(self, contents: dict[str, Any]) -> None:
         """Become what `_contents` tells of."""
@@ -339,11 +365,34 @@ class Graph(Registry):
         if contents is not None:  # of `copy.copy`, which takes over the object as it is
             self._take_over(contents.graph._contents())
         self._extras = {
-            key: [(place, self._unpacked(*packed)) for place, *packed in entries]
+            key: [
+                (place, value)
+                for place, *packed in entries
+                for value in [self._unpacked(*packed)]
+                if value is not None or packed[0] is None  # withdrawn while it was copied
+            ]
             for key, entries in state["extras"].items()
         }
         if state["finalized"]:
             self.finalize()
+
+
+def unmoved(graph: Registry, look: Callable[[], Found]) -> Found:
+    """What a look at rows finds while all of them stay where they are.
+
+    Where another thread withdraws a variable, because what created it raised, those behind it move
+    up: then this looks again.
+    """
+    while True:
+        removed = graph._removed()
+        try:
+            found = look()
+        except (IndexError, WithdrawnError):
+            if graph._removed() == removed:
+                raise
+        else:
+            if graph._removed() == removed:
+                return found
 
 
 class Contents:
@@ -375,11 +424,36 @@ class Variables(Sequence[Variable]):
     def __getitem__(self, index: slice) -> list[Variable]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Variable | list[Variable]:
         if isinstance(index, slice):
-            return [self._graph._handle(row) for row in range(*index.indices(len(self)))]
+            graph = self._graph
+            return unmoved(graph, lambda: graph._handles(range(*index.indices(len(self)))))
         row = index.__index__()
         if not -len(self) <= row < len(self):
             raise IndexError(f"variable {row} of a graph of {len(self):,}")
         return self._graph._handle(row % len(self))
+
+    def __iter__(self) -> Iterator[Variable]:
+        graph = self._graph
+        given: list[Variable] = []  # the last ones
+        row, removed = 0, graph._removed()  # where they end, and how many were withdrawn till then
+
+        def following() -> tuple[int, int, list[Variable]]:
+            # Where another thread withdraws variables those behind move up: go on behind the last
+            # one that is still there.
+            now = graph._removed()
+            first = max(0, row - (now - removed))  # all of them stood before
+            for variable in reversed(given):
+                if not variable._withdrawn:
+                    first = variable._index + 1
+                    break
+            return first, now, graph._handles(range(first, min(first + STRETCH, graph._count())))
+
+        while True:
+            row, removed, stretch = unmoved(graph, following)
+            if not stretch:
+                return
+            yield from stretch
+            row += len(stretch)
+            given = given[-STRETCH:] + stretch
 
     def __contains__(self, value: object) -> bool:
         return isinstance(value, Variable) and value.graph is self._graph

@@ -21,6 +21,7 @@ import pytest
 import varscope as vs
 from varscope import errors
 
+pytestmark = pytest.mark.promise("threads")
 THREADS = 8
 FREE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # Free-threaded versions of CPython for which the module says that it is ready: none so far.
@@ -531,6 +532,7 @@ for thread in threads:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.promise("processes")
 def test_a_forked_child_finds_no_graph_held():
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", FORKING], capture_output=True, text=True,

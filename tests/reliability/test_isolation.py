@@ -83,6 +83,7 @@ def in_thread(function):
 # Threads
 
 
+@pytest.mark.promise("threads")
 def test_a_new_thread_starts_at_the_root_without_marks(graph):
     def elsewhere():
         with graph.as_default():
@@ -96,12 +97,14 @@ def test_a_new_thread_starts_at_the_root_without_marks(graph):
     assert inside == in_thread(elsewhere) == (ROOT, "layer", "layer_1")
 
 
+@pytest.mark.promise("threads")
 def test_a_new_thread_is_at_the_root_of_its_default_graph_whatever_that_is(graph):
     with vs.variable_scope("a", reuse=True):
         scope = in_thread(vs.get_variable_scope)
     assert (scope.name, scope.reuse) == ("", False)
 
 
+@pytest.mark.promise("threads")
 def test_what_a_thread_does_is_not_seen_outside(graph):
     def elsewhere():
         graph.as_default().__enter__()
@@ -117,6 +120,7 @@ def test_what_a_thread_does_is_not_seen_outside(graph):
     assert default_name() == "layer"
 
 
+@pytest.mark.promise("threads")
 def test_threads_that_follow_each_other_inherit_nothing(graph):
     def leave_things_behind():
         graph.as_default().__enter__()
@@ -128,6 +132,7 @@ def test_threads_that_follow_each_other_inherit_nothing(graph):
     assert {in_thread(leave_things_behind) for _ in range(100)} == {(ROOT, "layer")}
 
 
+@pytest.mark.promise("threads")
 def test_threads_in_nested_scopes_do_not_disturb_each_other(graph, hasty_switching):
     def build(number):
         with graph.as_default():
@@ -143,6 +148,7 @@ def test_threads_in_nested_scopes_do_not_disturb_each_other(graph, hasty_switchi
     assert in_threads(build, range(THREADS)) == [ROOT] * THREADS
 
 
+@pytest.mark.promise("threads")
 def test_threads_that_build_the_same_tower_get_the_same_names(graph, hasty_switching):
     def build(_):
         with graph.as_default(), vs.variable_scope("tower", reuse=vs.AUTO_REUSE):
@@ -159,6 +165,7 @@ def test_threads_that_build_the_same_tower_get_the_same_names(graph, hasty_switc
         assert all(a is b for a, b in zip(first, variables, strict=True))
 
 
+@pytest.mark.promise("threads")
 def test_one_thread_creates_and_the_others_are_told_that_it_exists(graph, hasty_switching):
     def create(shift):
         created = []
@@ -180,6 +187,7 @@ def test_one_thread_creates_and_the_others_are_told_that_it_exists(graph, hasty_
         assert sorted(collected) == sorted(created)
 
 
+@pytest.mark.promise("threads")
 def test_each_name_in_each_round_has_one_creator(graph, hasty_switching):
     def create(_):
         created = 0
@@ -195,6 +203,7 @@ def test_each_name_in_each_round_has_one_creator(graph, hasty_switching):
     assert sum(in_threads(create, range(THREADS))) == len(graph) == 1000
 
 
+@pytest.mark.promise("threads")
 def test_threads_under_auto_reuse_get_the_same_object(graph, hasty_switching):
     def get_all(_):
         with graph.as_default(), vs.variable_scope("s", reuse=vs.AUTO_REUSE):
@@ -206,6 +215,7 @@ def test_threads_under_auto_reuse_get_the_same_object(graph, hasty_switching):
     assert len(graph) == len(graph.get_collection(vs.GraphKeys.TRAINABLE_VARIABLES)) == 1000
 
 
+@pytest.mark.promise("threads")
 def test_no_name_is_handed_out_twice(graph, hasty_switching):
     def take(number):
         taken = []
@@ -224,6 +234,7 @@ def test_no_name_is_handed_out_twice(graph, hasty_switching):
     assert len(set(taken)) == len(taken)
 
 
+@pytest.mark.promise("threads")
 def test_unique_names_from_many_threads_leave_no_gap(graph, hasty_switching):
     def take(_):
         return [graph.unique_name("op") for _ in range(500)]
@@ -232,6 +243,7 @@ def test_unique_names_from_many_threads_leave_no_gap(graph, hasty_switching):
     assert taken == {"op"} | {f"op_{number}" for number in range(1, 500 * THREADS)}
 
 
+@pytest.mark.promise("threads")
 def test_reuse_at_the_root_stays_in_its_thread_and_is_not_seen_by_others():
     graph = vs.Graph()
 
@@ -255,6 +267,7 @@ def test_reuse_at_the_root_stays_in_its_thread_and_is_not_seen_by_others():
             assert here(graph) == ("a", True, "a")
 
 
+@pytest.mark.promise("threads")
 def test_two_threads_share_a_context_manager(graph, hasty_switching):
     def build(number):
         with graph.as_default(), vs.variable_scope(f"t{number}"):
@@ -482,6 +495,7 @@ def test_fifty_tasks_do_what_the_model_says(seed, tally):
     tally("tasks", Wanderer.started - before)
 
 
+@pytest.mark.promise("threads")
 @pytest.mark.promise("tasks")
 @pytest.mark.fails_without(
     "src/core/stack.pxi",
@@ -508,6 +522,7 @@ def test_a_foreign_thread_with_a_copied_context_is_at_the_root_without_marks(gra
     assert asyncio.run(parent()) == (ROOT, "layer", "layer_1", ("b", False))
 
 
+@pytest.mark.promise("threads")
 @pytest.mark.promise("tasks")
 def test_a_context_of_a_finished_thread_is_at_the_root_in_the_next_one(graph):
     # The system may give the next thread the identifier of the finished one.
@@ -524,6 +539,7 @@ def test_a_context_of_a_finished_thread_is_at_the_root_in_the_next_one(graph):
         assert in_thread(lambda context=context: context.run(look)) == (ROOT, "layer")
 
 
+@pytest.mark.promise("threads")
 @pytest.mark.promise("tasks")
 def test_a_context_carried_to_a_thread_is_at_the_root_there(graph):
     def elsewhere():

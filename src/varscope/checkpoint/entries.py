@@ -24,7 +24,7 @@ from varscope.errors import (
     NameMapError,
     shown,
 )
-from varscope.graph import Graph
+from varscope.graph import Graph, unmoved
 from varscope.partitioned import PartitionedVariable, find_partitioned
 from varscope.storage import SlabStorage
 from varscope.variables import Variable
@@ -77,20 +77,12 @@ def collected(graph: Graph) -> Entries:
     Where another thread withdraws a variable, because what created it raised, rows move up: then
     it begins again.  Later nothing is found by its row any more.
     """
-    while True:
-        removed, found = graph._removed(), None
-        try:
-            found = looked_through(graph)
-        except IndexError:
-            if graph._removed() == removed:
-                raise
-        if found is not None and graph._removed() == removed:
-            return found
+    return unmoved(graph, lambda: looked_through(graph))
 
 
 def looked_through(graph: Graph) -> Entries:
     names = graph._op_names()
-    variables = list(map(graph._handle, range(len(names))))
+    variables = graph._handles(range(len(names)))
     left_out = bytearray(len(names))
     for row in graph._rows_in(GraphKeys.LOCAL_VARIABLES):
         if row < len(names):  # what another thread creates from here on is not saved

@@ -29,7 +29,7 @@ from varscope.errors import (
     RestoreError,
     shown,
 )
-from varscope.graph import Graph
+from varscope.graph import Graph, unmoved
 from varscope.shapes import Part
 
 if TYPE_CHECKING:
@@ -200,6 +200,11 @@ class Wanted:
     Local variables do not: they are what one process needs for itself.
     """
 
+    @classmethod
+    def of(cls, graph: Graph) -> Wanted:
+        """Those of a graph in which other threads may create, and withdraw."""
+        return unmoved(graph, lambda: cls(graph))
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.op_names: list[str] = graph._op_names()
@@ -328,7 +333,7 @@ def fit(graph: Graph, path: Any, *, names: Any = None, cast: str | None = None) 
     check_arguments(graph, cast)
     sources = Sources(path)
     try:
-        return fitted(Wanted(graph), Tensors(sources, names), cast)
+        return fitted(Wanted.of(graph), Tensors(sources, names), cast)
     finally:
         sources.close()
 

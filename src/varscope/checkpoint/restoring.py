@@ -144,7 +144,7 @@ def restore(
     with as_report(progress, "restore") as report, contextlib.closing(Sources(path)) as sources:
         tensors, handles = Tensors(sources, names), None
         while handles is None:
-            wanted = Wanted(graph)
+            wanted = Wanted.of(graph)
             found = fitted(wanted, tensors, cast)
             error = found.error(bool(partial))
             if error is not None:

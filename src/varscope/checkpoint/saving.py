@@ -33,6 +33,7 @@ from varscope.errors import (
     ArgumentTypeError,
     ArgumentValueError,
     CheckpointError,
+    WithdrawnError,
 )
 from varscope.graph import Graph
 from varscope.partitioned import PartitionedVariable
@@ -112,16 +113,32 @@ def save(
     with as_report(progress, "save") as report:
         library()
         check_place(target)
-        entries = as_named(collected(graph), names)
-        check_names(entries.names, target)
-        make_values(graph, entries, workers)
-        tensors = Tensors(graph, entries)
-        if target.name.endswith(SUFFIX):
-            save_file(tensors, target, workers, report)
-        else:
-            save_series(tensors, target, most, workers, report)
+        nbytes = None
+        while nbytes is None:
+            removed = graph._removed()
+            try:
+                nbytes = save_all(graph, target, names, most, workers, report)
+            except WithdrawnError:
+                # Another thread took a variable back while it was written: begin again without it.
+                if graph._removed() == removed:
+                    raise
         if report is not None:
-            report(tensors.nbytes, tensors.nbytes)
+            report(nbytes, nbytes)
+
+
+def save_all(
+    graph: Graph, target: Path, names: Any, most: int, workers: int, report: Progress | None
+) -> int:
+    """Save what the graph has now; how many bytes it was."""
+    entries = as_named(collected(graph), names)
+    check_names(entries.names, target)
+    make_values(graph, entries, workers)
+    tensors = Tensors(graph, entries)
+    if target.name.endswith(SUFFIX):
+        save_file(tensors, target, workers, report)
+    else:
+        save_series(tensors, target, most, workers, report)
+    return tensors.nbytes
 
 
 # --- what was asked for
