@@ -108,7 +108,7 @@ def test_views_of_values_stay_good(path, kind, tmp_path):
     held = {v.op_name: (v.array, v.value()) for v in graph.variables}
     vs.restore(graph, path)
     for name, (array, view) in held.items():
-        assert graph[name].array is array
+        assert np.shares_memory(graph[name].array, array) or array.size == 0
         assert np.array_equal(array, arrays()[name]) and np.array_equal(view, arrays()[name])
 
 
@@ -823,7 +823,7 @@ def test_all_or_nothing_wherever_memory_is_short(tmp_path, kind, initialized):
 
 def test_a_read_only_array_is_found_before_anything_is_changed(path):
     graph = graph_of(arrays(), initialized=True)
-    graph["b/ints"].array.flags.writeable = False
+    graph["b/ints"]._content.array.flags.writeable = False
     before = seen(graph)
     with pytest.raises(ValueError, match="writable"):
         vs.restore(graph, path)

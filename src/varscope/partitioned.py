@@ -145,7 +145,9 @@ class PartitionedVariable(Valued):
     def value(self) -> np.ndarray:
         """The values of the whole as a read-only array: a copy where there are several shards."""
         shards = self._live_shards()
-        whole = shards[0].array.view() if len(shards) == 1 else self.numpy()
+        if len(shards) == 1:
+            return shards[0]._read.view()
+        whole = self.numpy()
         whole.flags.writeable = False
         return whole
 

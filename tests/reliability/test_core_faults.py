@@ -195,7 +195,7 @@ def test_threads_that_read_a_variable_first_share_one_storage():
             thread.start()
         for thread in threads:
             thread.join()
-        assert all(array is variable.array for array in arrays)
+        assert all(np.shares_memory(array, variable.array) for array in arrays)
 
 
 def test_a_withdrawn_variable_gives_back_no_name_that_others_had_since():
