@@ -185,8 +185,8 @@ class PartitionedVariable(Valued):
         `index` is of ints, slices and `...`, as for an array of the whole.
         """
         part, drop = Part.of_whole(self.shape)[index]
-        result: np.ndarray = self._live_shards()[0]._first_values(self._path, part)[drop]
-        return result
+        values = self._live_shards()[0]._first_values(self._path, part)
+        return values if index is Ellipsis else values[drop]
 
     @property
     def _read(self) -> np.ndarray:

@@ -388,8 +388,8 @@ class Variable(Handle, Valued):
         self._known_shape()
         path, whole = self._origin()
         part, drop = whole[index]
-        result: np.ndarray = self._first_values(path, part)[drop]
-        return result
+        values = self._first_values(path, part)
+        return values if index is Ellipsis else values[drop]  # which of a scalar is no array
 
     @naming_the_variable
     def _first_values(self, path: str, part: Part) -> np.ndarray:
@@ -477,11 +477,10 @@ class Variable(Handle, Valued):
 
     def _restore(self, values: np.ndarray, version: int) -> None:
         """Take over the values that it had in another graph."""
-        if self.graph.storage.adopts:
-            # An array whose memory is not its own shares that of the other graph, or that of
-            # whoever read the pickle.
-            self._own(values if values.flags.owndata else values.copy())
-        else:
+        # One whose memory is not its own shares that of the other graph, or of whoever read the
+        # pickle.  And NumPy unpickles numbers in the byte order of this machine.
+        as_it_is = values.flags.owndata and values.dtype == self.dtype
+        if not (as_it_is and self.graph.storage.adopts and self._own(values)):
             self._keep(values)
         self._materialised().version = version
 
