@@ -104,6 +104,7 @@ class Graph(Registry):
 
     def _lookup(self, name: str) -> Variable | PartitionedVariable | None:
         """By op name, and where no variable has that, by path; one made in parts by its path."""
+        name = str.__str__(name)  # exact text: no method of a subclass is called
         op_name = name.removesuffix(":0")
         row = self._renamed_row(op_name)
         found = self._find(op_name) if row < 0 else self._handle(row)
@@ -196,7 +197,7 @@ class Graph(Registry):
         """
         if scope is not None and not isinstance(scope, (str, re.Pattern)):
             raise ArgumentTypeError.of("scope", "a path or a compiled regex", scope)
-        path = scope.removesuffix("/") if isinstance(scope, str) else None
+        path = str.__str__(scope).removesuffix("/") if isinstance(scope, str) else None
         entries: list[tuple[float, Any]] = [
             (row, self._handle(row)) for row in self._rows_in(key, path or None)
         ]
