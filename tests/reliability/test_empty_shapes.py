@@ -46,7 +46,8 @@ def dtype_of(given):
 def every_dtype():
     """All of them, those of ml_dtypes where it is installed."""
     numpy_s = [np.dtype(given) for given in (*NUMBERS, *OTHERS)]
-    if importlib.util.find_spec("ml_dtypes") is None:
+    old = np.lib.NumpyVersion(np.__version__) < "1.26.0"  # see requires.require_ml_dtypes
+    if old or importlib.util.find_spec("ml_dtypes") is None:
         return numpy_s
     return numpy_s + [dtype_of(given) for given in NARROW]
 

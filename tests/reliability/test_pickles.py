@@ -55,6 +55,8 @@ each_copy = pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
 )
 def test_everything_public_round_trips(duplicate, tally):
     for name, thing in THINGS.items():
+        if duplicate is copy.copy and isinstance(thing, vs.Graph):
+            continue  # a shallow one: what was added to collections is the same
         assert facts(duplicate(thing)) == facts(thing), name
         tally("things")
 
