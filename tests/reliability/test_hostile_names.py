@@ -213,3 +213,27 @@ def test_bytes_are_no_name(use, refused):
     for name in (b"s", bytearray(b"s"), type("Bytes", (bytes,), {})(b"s"), memoryview(b"s")):
         with refused(TypeError):
             USES[use][0](name)
+
+
+def test_names_are_told_apart_by_text_whatever_their_class_says():
+    class Liar(str):
+        __slots__ = ()
+
+        def __hash__(self):
+            raise RuntimeError("no hash for you")
+
+        def __eq__(self, other):
+            return True
+
+        def __str__(self):
+            return "something else"
+
+    with vs.variable_scope(Liar("foo")) as scope:
+        assert scope.name == "foo"
+        assert type(scope.name) is str
+        v, w = vs.get_variable(Liar("v"), [2]), vs.get_variable(Liar("w"), [2])
+    with vs.variable_scope("foo", reuse=True):
+        assert vs.get_variable("v", [2]) is v
+        assert vs.get_variable(Liar("w"), [2]) is w
+    assert type(v.op_name) is str
+    assert opened_path(None, Liar("foo")) == "foo_1"
