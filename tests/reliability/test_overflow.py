@@ -218,9 +218,6 @@ BAD = [-(2**63), -1, 0, 2**31, 2**63 - 1, 2**63, 2**64 + 1, 2**200]
 @pytest.mark.parametrize("result", BAD)
 @pytest.mark.parametrize("shape", [(6, 4), (2**31, 2), (0, 3), (1,)], ids=str)
 @pytest.mark.fails_without(
-    "src/varscope/partitioners.py", "        if count > max(length, 1):\n", "        if False:\n"
-)
-@pytest.mark.fails_without(
     "src/varscope/partitioners.py", "        if count < 1:\n", "        if False:\n"
 )
 def test_a_partitioner_that_returns_an_extreme_number(shape, result, refused, tally):
@@ -233,6 +230,20 @@ def test_a_partitioner_that_returns_an_extreme_number(shape, result, refused, ta
             vs.get_variable("v", shape, partitioner=lambda shape, dtype, p=partitions: p)
         assert str(result) in str(caught.value)
         tally("results of partitioners")
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (0, 3), (1,)], ids=str)
+@pytest.mark.fails_without(
+    "src/varscope/partitioners.py",
+    "        if count > max(length, 1):\n",
+    "        if count > max(length, 1) + 1:\n",
+)
+def test_one_slice_more_than_there_are_elements(shape, refused):
+    for axis in range(len(shape)):
+        partitions = [1] * len(shape)
+        partitions[axis] = max(shape[axis], 1) + 1
+        with refused(vs.errors.PartitionerError, str(shape)):
+            vs.get_variable("v", shape, partitioner=lambda shape, dtype, p=partitions: p)
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,6 @@ each_copy = pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
 )
 @pytest.mark.fails_without(
     "src/varscope/graph.py",
-    "key: [(place, *self._packed(value)) for place, value in entries]",
-    "key: [(place, None, value) for place, value in entries]",
-)
-@pytest.mark.fails_without(
-    "src/varscope/graph.py",
     '        if state["finalized"]:\n',
     "        if False:\n",
 )
