@@ -486,10 +486,10 @@ class Variable(Handle, Valued):
 
     def _content_at(self, place: int) -> Content:
         """What the core keeps in mind as a place in a slab."""
-        storage, shape = self.graph.storage, self.shape
+        storage: Any = self.graph.storage
         return Content(
-            storage.view(self.dtype, place, shape),  # type: ignore[union-attr,arg-type]
-            storage.view(self.dtype, place, shape, writable=False),  # type: ignore[union-attr,arg-type]
+            storage.view(self.dtype, place, self.shape),
+            storage.view(self.dtype, place, self.shape, writable=False),
         )
 
     def _computed(self, path: str, part: Part) -> np.ndarray:
