@@ -14,8 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import varscope as vs
 
@@ -188,126 +186,6 @@ def test_a_wrong_type_is_a_type_error_that_says_what_came(wrong, where, refused)
     with refused(TypeError) as caught, vs.variable_scope(name, default):
         pass
     assert type(wrong).__name__ in str(caught.value) or repr(wrong) in str(caught.value)
-
-
-# --- the table: names ----------------------------------------------------------------------------
-
-HUGE = "a" * 10_000_000
-ACCEPTED = ["0", "V", "a.b-c_d", ".", "..", ".a", "a/../b", "a/_b", "a/-b", "a/b/c", HUGE]
-REFUSED = [  # name, offending part
-    ("/", "empty"),
-    ("a//b", "empty"),
-    ("/a", "empty"),
-    ("a/", "empty"),
-    ("a/b//", "empty"),
-    ("a b", " "),
-    ("good/b?d/fine", "?"),
-    ("a\n", "\n"),
-    ("\n", "\n"),
-    ("a\0b", "\0"),
-    ("a\ud800", "\ud800"),
-    ("caf\u00e9", "\u00e9"),
-    ("cafe\u0301", "\u0301"),
-    ("a\u0663", "\u0663"),  # a digit, but none of 0-9
-    ("a:0", ":"),
-    ("a\\b", "\\"),
-    ("a>b", ">"),
-    ("_a", "_"),
-    ("-a", "-"),
-    ("_a/b", "_"),
-    (HUGE + "/ ", " "),
-]
-
-
-def shortened(names):
-    return [ascii(name if isinstance(name, str) else name[0])[:20] for name in names]
-
-
-@pytest.fixture(params=["scope", "variable"])
-def use(request):
-    """Two ways to meet a name: as a scope and as a variable. Each returns the path it made."""
-
-    def open_scope(name):
-        with vs.variable_scope(name) as scope:
-            return scope.name
-
-    def create_variable(name):
-        return create(name).op_name
-
-    return open_scope if request.param == "scope" else create_variable
-
-
-@pytest.mark.parametrize("name", ACCEPTED, ids=shortened(ACCEPTED))
-def test_names_of_letters_digits_dots_dashes_and_underscores_are_accepted(name, use):
-    assert use(name) == name
-
-
-@pytest.mark.parametrize("name", ["_a", "-a", "_", "_a/_b"])
-def test_only_at_the_root_a_name_must_start_with_a_letter_digit_or_dot(name, use, refused):
-    with refused(ValueError, name):
-        use(name)
-    with vs.variable_scope("foo"):
-        assert use(name) == f"foo/{name}"
-
-
-def shown_as(text):
-    return {text, repr(text)[1:-1], ascii(text)[1:-1]}
-
-
-@pytest.mark.parametrize(("name", "part"), REFUSED, ids=shortened(REFUSED))
-def test_other_names_are_a_value_error_showing_name_and_offending_part(name, part, use, refused):
-    with refused(ValueError) as caught:
-        use(name)
-    text = str(caught.value)
-    if len(name) < 100:
-        shown = [form for form in shown_as(name) if form in text]
-        assert shown
-        text = text.replace(max(shown, key=len), "", 1)
-    assert any(form in text for form in shown_as(part))
-
-
-@pytest.mark.parametrize("name", ["a b", "a//b", "_a"])
-def test_a_default_name_obeys_the_same_rules(name, refused):
-    with refused(ValueError, name), vs.variable_scope(None, name):
-        pass
-
-
-COMPONENT = r"[A-Za-z0-9_.\-]+"
-
-
-@settings(deadline=None, database=None)
-@given(st.text(st.sampled_from("aZ0._-/ \n\u00e9\0"), min_size=1, max_size=8))
-def test_a_name_is_accepted_exactly_where_the_rule_says(name):
-    allowed = re.fullmatch(rf"(?![_\-]){COMPONENT}(/{COMPONENT})*", name) is not None
-    with vs.Graph().as_default():
-        with contextlib.nullcontext() if allowed else pytest.raises(ValueError):
-            assert capture(name).name == name
-        with contextlib.nullcontext() if allowed else pytest.raises(ValueError):
-            assert create(name + "/v").op_name == name + "/v"
-
-
-def test_names_are_told_apart_by_text_whatever_their_class_says():
-    class Liar(str):
-        __slots__ = ()
-
-        def __hash__(self):
-            raise RuntimeError("no hash for you")
-
-        def __eq__(self, other):
-            return True
-
-        def __str__(self):
-            return "something else"
-
-    with vs.variable_scope(Liar("foo")) as scope:
-        assert scope.name == "foo"
-        assert type(scope.name) is str
-        v, w = create(Liar("v")), create(Liar("w"))
-    with vs.variable_scope("foo", reuse=True):
-        assert create("v") is v
-        assert create(Liar("w")) is w
-    assert type(v.op_name) is str
-    assert opened_by_default(Liar("foo")) == "foo_1"
 
 
 # --- counting of default names -------------------------------------------------------------------

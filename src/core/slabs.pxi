@@ -4,19 +4,24 @@
 
 @cython.final
 cdef class Memory:
-    """Writable bytes of a buffer, an mmap's say, and no way to close it: the base of arrays."""
-    cdef Py_buffer source
+    """The bytes of a writable buffer, an mmap's say, and no way to close it: the base of arrays.
 
-    def __init__(self, source):
+    With `read_only` these arrays cannot be written to, and not be made to.
+    """
+    cdef Py_buffer source
+    cdef bint read_only
+
+    def __init__(self, source, *, bint read_only=False):
         if self.source.buf != NULL:
             raise TypeError("a Memory is made once")
         PyObject_GetBuffer(source, &self.source, PyBUF_WRITABLE)
+        self.read_only = read_only
 
     def __dealloc__(self):
         PyBuffer_Release(&self.source)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.source.buf, self.source.len, 0, flags)
+        PyBuffer_FillInfo(buffer, self, self.source.buf, self.source.len, self.read_only, flags)
 
 
 # === Slabs ======================================================================================

@@ -132,6 +132,13 @@ cdef inline bint same_text(PyObject *a, PyObject *b) noexcept:
             and memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), length) == 0)
 
 
+cdef inline uint32_t name_hash(PyObject *text) noexcept:
+    # All bits of Python's hash have a say in where a name goes.  Those whose low bits agree are
+    # found in no time where the seed is known, and with PYTHONHASHSEED it is.
+    return <uint32_t>(<uint64_t><size_t>PyObject_Hash(<object>text)
+                      * <uint64_t>0x9E3779B97F4A7C15ULL >> 32)
+
+
 cdef inline NameSlot *free_slot(NameSlot *slots, size_t mask, uint32_t hash) noexcept nogil:
     cdef size_t i = hash & mask
     while slots[i].id != NONE:
@@ -161,7 +168,7 @@ cdef class NameTable:
 
     cdef inline uint32_t find(self, PyObject *text) noexcept:
         """The id of an exact str, or NONE; hashing one cannot fail and runs no other code."""
-        cdef uint32_t hash = <uint32_t>PyObject_Hash(<object>text)
+        cdef uint32_t hash = name_hash(text)
         cdef size_t i = hash & self.mask
         cdef const NameSlot *slot
         if self.slots == NULL:
@@ -211,7 +218,7 @@ cdef class NameTable:
         if trailing_number(text):
             base = self.intern_base(component)
         self.grow()
-        hash = <uint32_t>PyObject_Hash(component)
+        hash = name_hash(text)
         slot = free_slot(self.slots, self.mask, hash)
         id = self.count
         has_to_be(id < self.capacity)

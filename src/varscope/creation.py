@@ -192,6 +192,9 @@ class TrueGetter:
         constraint: Any = None,
     ) -> Variable | PartitionedVariable:
         graph, scope, origin, default_dtype = self._facts
+        if not isinstance(name, str):
+            raise ArgumentTypeError.of("the name for a getter", "a str", name)
+        name = str.__str__(name)
         if reuse is None:
             reuse = self._reuse
         elif not (reuse is True or reuse is False or reuse is AUTO_REUSE):

@@ -108,6 +108,7 @@ class Graph(Registry):
 
     def _lookup(self, name: str) -> Variable | PartitionedVariable | None:
         """By op name, and where no variable has that, by path; one made in parts by its path."""
+        name = str.__str__(name)  # exact text: no method of a subclass is called
         op_name = name.removesuffix(":0")
         found = self._find_renamed(op_name)
         if found is None:
@@ -206,7 +207,7 @@ class Graph(Registry):
         """
         if scope is not None and not isinstance(scope, (str, re.Pattern)):
             raise ArgumentTypeError.of("scope", "a path or a compiled regex", scope)
-        path = scope.removesuffix("/") if isinstance(scope, str) else None
+        path = str.__str__(scope).removesuffix("/") if isinstance(scope, str) else None
 
         def look() -> list[tuple[float, Any]]:
             entries: list[tuple[float, Any]] = []

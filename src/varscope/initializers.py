@@ -206,7 +206,8 @@ class constant(Initializer):
         if values.dtype.kind in "OSUMmV" and not shapes.is_floating(values.dtype):
             raise ArgumentTypeError.of("constant", "a number or an array of numbers", self.value)
         values.flags.writeable = False
-        self._settle(value=values.item() if values.ndim == 0 else values)
+        # A view of it cannot be made writable.
+        self._settle(value=values.item() if values.ndim == 0 else values.view())
 
     def drawn_from(self, shape: tuple[int, ...], dtype: np.dtype) -> Distribution | None:
         if isinstance(self.value, np.ndarray):
@@ -239,21 +240,34 @@ class constant(Initializer):
         return f"constant({value!r})"
 
 
-@dataclass(frozen=True, repr=False, eq=False)
 class Value(Initializer):
     """An initializer that is an array: what was given, as it was then."""
 
-    array: np.ndarray
+    _kept: np.ndarray
 
     # Each is one of its own, as the arrays are.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
+    def __init__(self, array: np.ndarray) -> None:
+        """`array` is nobody else's."""
+        own = array if array.flags.owndata else array.copy()
+        own.flags.writeable = False
+        self._settle(_kept=own)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The array, read-only: a view, which cannot be made writable."""
+        return self._kept.view()
+
+    def __reduce__(self) -> tuple[type[Value], tuple[np.ndarray]]:
+        return Value, (self._kept,)
+
     def part(self, part: Part, dtype: np.dtype, key: int) -> np.ndarray:
-        return self.array[part.index]
+        return self._kept[part.index]
 
     def __repr__(self) -> str:
-        return f"<value of shape {self.array.shape}, {self.array.dtype}>"
+        return f"<value of shape {self._kept.shape}, {self._kept.dtype}>"
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -145,7 +145,9 @@ class PartitionedVariable(Valued):
     def value(self) -> np.ndarray:
         """The values of the whole as a read-only array: a copy where there are several shards."""
         shards = self._live_shards()
-        whole = shards[0].array.view() if len(shards) == 1 else self.numpy()
+        if len(shards) == 1:
+            return shards[0]._read.view()
+        whole = self.numpy()
         whole.flags.writeable = False
         return whole
 
@@ -183,8 +185,8 @@ class PartitionedVariable(Valued):
         `index` is of ints, slices and `...`, as for an array of the whole.
         """
         part, drop = Part.of_whole(self.shape)[index]
-        result: np.ndarray = self._live_shards()[0]._first_values(self._path, part)[drop]
-        return result
+        values = self._live_shards()[0]._first_values(self._path, part)
+        return values if index is Ellipsis else values[drop]
 
     @property
     def _read(self) -> np.ndarray:

@@ -186,7 +186,8 @@ class Heap(Storage):
     def _begin(
         self, variable: Variable, shape: tuple[int, ...], law: Any, key: int, first: int
     ) -> Filling | None:
-        array = np.empty(shape, variable.dtype)
+        # A view: more than one thread may make it the values, and then it has to be as it was.
+        array = np.empty(shape, variable.dtype).view()
         # The one handle of the variable, and by being here the one that remains so: a filling that
         # was interrupted must not be taken for that of another variable.
         new = Filling(variable, array, as_bytes(array), array.size, law, key, first, None)
@@ -202,12 +203,15 @@ class Heap(Storage):
 class Range:
     """The addresses of a slab: a map of memory, or of a file and beyond its end."""
 
-    __slots__ = ("bytes", "file", "pages", "roomy")
+    __slots__ = ("bytes", "file", "pages", "read_only", "roomy")
 
     def __init__(self, pages: mmap.mmap, file: int = -1) -> None:
         self.pages, self.file = pages, file
         # A base without a way to close it: the map stays for as long as any array shows it.
         self.bytes = np.ndarray((len(pages),), np.uint8, Memory(pages))  # type: ignore[arg-type]
+        # The same, and nobody can make an array writable whose base this is.
+        memory: Any = Memory(pages, read_only=True)
+        self.read_only = np.ndarray((len(pages),), np.uint8, memory)
         self.roomy = bytearray()  # of a file: which granules have room on the disk
 
 
@@ -237,9 +241,12 @@ class SlabStorage(Storage):
         raise NotImplementedError
 
     # --- arrays
-    def view(self, dtype: np.dtype, place: int, shape: tuple[int, ...]) -> np.ndarray:
+    def view(
+        self, dtype: np.dtype, place: int, shape: tuple[int, ...], writable: bool = True
+    ) -> np.ndarray:
         """The array at a place; it keeps the memory, whatever becomes of the graph."""
-        return np.ndarray(shape, dtype, self._ranges[dtype].bytes, place)
+        found = self._ranges[dtype]
+        return np.ndarray(shape, dtype, found.bytes if writable else found.read_only, place)
 
     def flat(self, dtype: np.dtype, nbytes: int) -> np.ndarray:
         if nbytes == 0:

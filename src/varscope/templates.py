@@ -211,6 +211,12 @@ class Template:
         scope = self.variable_scope
         return [] if scope is None else scope.trainable_variables()
 
+    def __reduce__(self) -> Any:
+        raise ArgumentTypeError(
+            f"{self!r} cannot be copied or pickled: it knows its scopes by the graphs that live in "
+            "this process; make a template of the same name and function where it is needed"
+        )
+
     def __repr__(self) -> str:
         scope = self.variable_scope
         where = "not called yet" if scope is None else f"in scope {scope.name!r}"

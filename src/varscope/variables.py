@@ -42,15 +42,26 @@ UNCHANGED = (IndexError, TypeError, ValueError)
 
 
 class Content:
-    """What a materialised variable holds: storage, a read-only view, and how often it changed."""
+    """What a materialised variable holds: storage, a read-only view, and how often it changed.
+
+    Neither array is ever given away, only views of them: whoever gets one may set its shape, dtype
+    and flags, and that is nobody else's.  And a view can be made writable only where the array is
+    that owns the memory, or the buffer behind it; so that one is not, and `array` is a view of it
+    that was made before.
+    """
 
     __slots__ = ("array", "cached", "version", "view")
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
+    def __init__(self, array: np.ndarray, view: np.ndarray | None = None) -> None:
+        """`array` is nobody else's, or comes with a read-only view of memory that others share."""
+        self.array = array.view()
         self.cached: tuple[int, Any] | None = None  # (version, its copy on the caching device)
-        self.view = array.view()
-        self.view.flags.writeable = False
+        if view is None:
+            owner = array if array.base is None else array.base
+            owner.flags.writeable = False
+            view = array if owner is array else array.view()
+            view.flags.writeable = False
+        self.view = view
         self.version = 1
 
     def write(self, index: Any, value: npt.ArrayLike) -> None:
@@ -304,8 +315,8 @@ class Variable(Handle, Valued):
     # --- reading
     @property
     def array(self) -> np.ndarray:
-        """The storage itself, writable; every view of it sees later changes."""
-        return self._materialised().array
+        """The storage itself, writable: a view of it, as are all others that see its changes."""
+        return self._materialised().array.view()
 
     def value(self) -> np.ndarray | Any:
         """The values as a read-only array that shares the storage.
@@ -314,7 +325,7 @@ class Variable(Handle, Valued):
         and renewed after the values were set, as `version` counts it.
         """
         content, device = self._materialised(), self._spec.caching_device
-        return content.view if device is None else self._cached(content, device)
+        return content.view.view() if device is None else self._cached(content, device)
 
     @property
     def _read(self) -> np.ndarray:
@@ -377,8 +388,8 @@ class Variable(Handle, Valued):
         self._known_shape()
         path, whole = self._origin()
         part, drop = whole[index]
-        result: np.ndarray = self._first_values(path, part)[drop]
-        return result
+        values = self._first_values(path, part)
+        return values if index is Ellipsis else values[drop]  # which of a scalar is no array
 
     @naming_the_variable
     def _first_values(self, path: str, part: Part) -> np.ndarray:
@@ -466,13 +477,20 @@ class Variable(Handle, Valued):
 
     def _restore(self, values: np.ndarray, version: int) -> None:
         """Take over the values that it had in another graph."""
-        if not (self.graph.storage.adopts and self._own(values)):
+        # One whose memory is not its own shares that of the other graph, or of whoever read the
+        # pickle.  And NumPy unpickles numbers in the byte order of this machine.
+        as_it_is = values.flags.owndata and values.dtype == self.dtype
+        if not (as_it_is and self.graph.storage.adopts and self._own(values)):
             self._keep(values)
         self._materialised().version = version
 
     def _content_at(self, place: int) -> Content:
         """What the core keeps in mind as a place in a slab."""
-        return Content(self.graph.storage.view(self.dtype, place, self.shape))  # type: ignore
+        storage: Any = self.graph.storage
+        return Content(
+            storage.view(self.dtype, place, self.shape),
+            storage.view(self.dtype, place, self.shape, writable=False),
+        )
 
     def _computed(self, path: str, part: Part) -> np.ndarray:
         """A part of what the initializer returns, checked."""

@@ -154,7 +154,7 @@ def test_threads_that_read_a_variable_first_share_one_storage():
             thread.start()
         for thread in threads:
             thread.join()
-        assert all(array is variable.array for array in arrays)
+        assert all(np.shares_memory(array, variable.array) for array in arrays)
 
 
 @pytest.mark.promise("hooks")

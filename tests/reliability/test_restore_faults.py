@@ -385,7 +385,7 @@ def test_the_kth_assignment_fails(path, tally):
     graph = graph_of(arrays(), initialized=True)
     before = seen(graph)
     for v in graph.variables:
-        v.array.flags.writeable = False
+        v._content.array.flags.writeable = False
         with pytest.raises(ValueError, match="writable"):
             vs.restore(graph, path)
         assert seen(graph) == before

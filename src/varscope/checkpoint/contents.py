@@ -19,7 +19,7 @@ import numpy as np
 
 from varscope import _scopecore
 from varscope.checkpoint import dtypes
-from varscope.errors import CheckpointError
+from varscope.errors import ArgumentTypeError, CheckpointError
 from varscope.progress import REPORT
 from varscope.shapes import Part
 
@@ -341,6 +341,12 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def __reduce__(self) -> Any:
+        raise ArgumentTypeError(
+            f"{self!r} cannot be copied or pickled: its files are mapped into this process; pass "
+            "its path on, and open that"
+        )
 
     def __repr__(self) -> str:
         return f"<Checkpoint {str(self.path)!r} of {len(self):,} tensors>"
