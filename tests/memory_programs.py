@@ -30,6 +30,18 @@ PROBES = ("foo", "d", "v", "w", "a/b", "foo/v")
 KEYS = [value for name, value in vars(vs.GraphKeys).items() if name.isupper()] + ["mine"]
 
 
+# Those that leave a graph, or a scope whose context was copied: that takes memory, and where even
+# what was kept for it cannot be had, the scope stays open and the MemoryError says so.  And those
+# where CPython 3.11 goes round in circles, for want of an int where an exception is handled.
+LEAVING = {
+    "initializing many",
+    "a scope in the graph of values", "a scope in a copied context", "a graph", "pickling",
+    "a variable in an arena", "copying", "scopes in scopes", "many scopes side by side",
+    "a variable created or found", "a variable through getters", "a scope that is set",
+    "a template", "a first call of a template", "a later call of a template", "saving",
+    "variables through a getter in parts", "many variables", "restoring",
+    "restoring through a name map",
+}  # fmt: skip
 STEPS = set()  # those of several steps, of which some may be done when a later one fails
 
 
@@ -555,7 +567,7 @@ def template_body():
     return vs.get_variable("v", [2], initializer=vs.zeros)
 
 
-@program
+@program_of_steps
 def a_first_call_of_a_template():
     return vs.make_template("foo", template_body)
 
@@ -705,7 +717,9 @@ def may_change(name):
     """What a program that fails may have changed all the same."""
     if name in STEPS:
         return (*LAZY, "parts", "collections", "op names", "default names")
-    return LAZY if "values" in name or "initializ" in name or "reading" in name else ()
+    # A shard after the other is assigned to.
+    lazy = ("values", "initializ", "reading", "assigning")
+    return LAZY if any(word in name for word in lazy) else ()
 
 
 def differing(before, after, ignored=()):
@@ -778,15 +792,19 @@ def attempt(name, first, last, copied=False):
     return kind, wrong
 
 
-LOST = "without exception set", "without setting an exception", "can't allocate lock"
+LOST = (
+    "without exception set", "without setting an exception", "can't allocate lock",
+    "returned a result with an exception set", "or os.PathLike object, not PosixPath",
+)  # fmt: skip
 
 
 def is_pythons_own(error):
     """CPython says otherwise at times that there is no memory.
 
-    Where there is none for a frame in a traceback, it loses the exception on the way.
+    Where there is none for a frame in a traceback, it loses the exception on the way; and a path
+    whose text cannot be made is none.  The result with an exception set is NumPy's, of pickling.
     """
-    return type(error) in (SystemError, RuntimeError) and str(error).endswith(LOST)
+    return type(error) in (SystemError, RuntimeError, TypeError) and str(error).endswith(LOST)
 
 
 def ignored(told):

@@ -31,28 +31,13 @@ def attempt(zygote, tally, name, first, last, copied=False):
     return kind is not None
 
 
-def allocations(zygote, tally, name, copied=False):
-    """How many a program makes, found by letting all from one on fail."""
-    low, high = 0, 8
-    while attempt(zygote, tally, name, high, 0, copied):
-        low, high = high, high * 2
-    while low + 1 < high:
-        middle = (low + high) // 2
-        if attempt(zygote, tally, name, middle, 0, copied):
-            low = middle
-        else:
-            high = middle
-    return high
-
-
 @pytest.mark.parametrize("name", programs.PROGRAMS)
 @pytest.mark.fails_without(
     "src/varscope/variables.py", "            _running.names = running\n", "            pass\n"
 )
 def test_an_allocation_that_fails(zygote, tally, name):
-    """Some of them: the first ones, and the last."""
-    count = allocations(zygote, tally, name)
-    for n in {0, 1, 2, 3, count // 3, count // 2, count - 2, count - 1, count}:
+    """Some of them."""
+    for n in (0, 1, 2, 3, 4, 5, 8, 13, 36, 97, 98):
         attempt(zygote, tally, name, n, n + 1)
 
 
@@ -60,14 +45,17 @@ def test_an_allocation_that_fails(zygote, tally, name):
 @pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("name", programs.PROGRAMS)
 def test_every_allocation_that_fails(zygote, tally, name, copied):
-    failed = 0
-    for n in range(allocations(zygote, tally, name, copied) + 1):
-        failed += attempt(zygote, tally, name, n, n + 1, copied)
-    assert failed
+    n = unhindered = 0
+    while unhindered < 20:  # Python and the library do without some
+        failed = attempt(zygote, tally, name, n, n + 1, copied)
+        n, unhindered = n + 1, 0 if failed else unhindered + 1
+    assert n > 20
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", programs.PROGRAMS)
+@pytest.mark.parametrize("name", sorted(set(programs.PROGRAMS) - programs.LEAVING))
 def test_no_memory_from_any_allocation_on(zygote, tally, name):
-    for n in range(allocations(zygote, tally, name)):
-        attempt(zygote, tally, name, n, 0)
+    n = 0
+    while attempt(zygote, tally, name, n, 0):
+        n += 1
+    assert n
