@@ -1049,6 +1049,8 @@ def all_or_nothing(function, /, *args, **kwargs):
     journals[thread] = journal
     try:
         result = function(*args, **kwargs)
+        if outer is not None:
+            outer.extend(journal)
     except BaseException:
         for entry in reversed(journal):
             take_back(entry)
@@ -1058,8 +1060,6 @@ def all_or_nothing(function, /, *args, **kwargs):
             del journals[thread]
         else:
             journals[thread] = outer
-    if outer is not None:
-        outer.extend(journal)
     return result
 
 
