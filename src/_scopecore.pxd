@@ -440,6 +440,7 @@ cdef class Registry:
     cdef uint32_t raise_counter(self, const NameScopeRef *scope, uint32_t name, uint32_t used,
                                 bint mark) except NONE
     cdef int use(self, const NameScopeRef *scope, uint32_t name, uint32_t counter) except -1
+    cdef void give_back(self, const NameScopeRef *scope) noexcept
     cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1
     cdef int settle(self, NameScopeRef *scope) except -1
     cdef int step(self, NameScopeRef *scope, uint32_t name) except -1

@@ -722,21 +722,6 @@ def test_it_is_one_object_while_somebody_holds_it():
     assert v[0] is shard and len(v) == 3 and g["v"] is v
 
 
-def test_a_graph_with_parts_is_freed_at_once():
-    gc.collect()
-    gc.disable()
-    try:
-        with vs.Graph().as_default() as g:
-            v = parted(regularizer=vs.l2_regularizer(1.0))
-            v.value()
-            losses = vs.get_regularization_losses()
-        reference = weakref.ref(g)
-        del g, v, losses
-        assert reference() is None
-    finally:
-        gc.enable()
-
-
 def test_a_graph_that_an_initializer_of_parts_reaches_is_collected():
     with vs.Graph().as_default() as g:
         parted(initializer=lambda shape, dtype, graph=g: np.zeros(shape, dtype)).value()

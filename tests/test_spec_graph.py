@@ -2,14 +2,11 @@
 
 import collections.abc
 import copy
-import functools
-import gc
 import inspect
 import pickle
 import re
 import subprocess
 import sys
-import weakref
 
 import numpy as np
 import pytest
@@ -338,60 +335,6 @@ def test_anything_can_be_added_to_a_collection(graph):
     assert graph.get_collection("mine", scope="foo") == [v, w]
     assert graph.get_collection("mine", scope=re.compile("foo")) == [v, other, w]
     assert vs.Graph().get_collection("mine") == []
-
-
-# --- what is not referenced any more -------------------------------------------------------------
-
-
-def closing_over(held):
-    return lambda shape, dtype: np.zeros(shape, dtype) if held else None
-
-
-@pytest.mark.parametrize("cycle", ["none", "graph", "variable", "collection", "scope", "getter"])
-@pytest.mark.parametrize("materialised", [True, False])
-def test_a_graph_that_is_not_referenced_is_freed_with_all_its_variables(cycle, materialised):
-    graph, held = vs.Graph(), []
-    with graph.as_default(), vs.variable_scope("foo") as scope:
-        v = create(initializer=closing_over(held))
-        held.append({"graph": graph, "variable": v, "scope": scope}.get(cycle, "nothing"))
-        if cycle == "collection":
-            graph.add_to_collection("mine", [graph, v])
-        if cycle == "getter":
-            scope.set_custom_getter(functools.partial(print, graph, v, scope))
-        if materialised:
-            v.numpy()
-    dropped = [weakref.ref(graph), weakref.ref(v)]
-    if materialised:
-        dropped.append(weakref.ref(v.array))
-    held = graph = v = scope = None
-    gc.collect()
-    assert [reference() for reference in dropped] == [None] * len(dropped)
-
-
-def test_a_variable_keeps_its_graph():
-    with vs.Graph().as_default():
-        create("w")
-        v = create()
-    gc.collect()
-    assert len(v.graph) == 2
-    assert v.graph["w"].numpy().tolist() == [0, 0]
-
-
-def test_many_dropped_graphs_leave_nothing_behind():
-    def build(count):
-        for _ in range(count):
-            graph = vs.Graph()
-            with graph.as_default(), vs.variable_scope("foo"):
-                v = create(initializer=closing_over([graph]))
-                v.numpy()
-        gc.collect()
-        with vs.Graph().as_default():
-            pass  # here the thread forgets what it set on the roots of graphs that are gone
-        gc.collect()
-        return len(gc.get_objects())
-
-    before = build(50)
-    assert build(500) - before < 50
 
 
 MEMORY_PROBE = """

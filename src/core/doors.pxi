@@ -146,17 +146,16 @@ cdef int remember_request(Registry graph, uint32_t node, str name, Request *requ
 
     Not where the answer may change: an array that somebody can write to, a list of collections.
     """
-    cdef uint32_t row = graph.find_row(node, name)
-    cdef Spec spec
-    if row == NONE or not (collections is None or PyTuple_CheckExact(collections)):
+    cdef uint32_t row
+    if not (collections is None or PyTuple_CheckExact(collections)):
         return 0
-    spec = <Spec>graph.specs[graph.table.rows[row].spec]
-    if spec.repeatable:
-        request.spec = graph.table.rows[row].spec
-        try:
+    try:
+        row = graph.find_row(node, name)
+        if row != NONE and (<Spec>graph.specs[graph.table.rows[row].spec]).repeatable:
+            request.spec = graph.table.rows[row].spec
             graph.requests.put(request)
-        except MemoryError:
-            pass                           # the variable is there; only the next one is slower
+    except MemoryError:
+        pass                               # the variable is there; only the next one is slower
     return 0
 
 

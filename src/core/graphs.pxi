@@ -43,11 +43,7 @@ cdef class GraphEntry:
             release_collector(collecting)
 
     def __exit__(self, exception_type, exception, traceback):
-        cdef bint collecting = hold_collector()
-        try:
-            self.leave()
-        finally:
-            release_collector(collecting)
+        leave_graph(self)
 
     cdef Registry enter(self):
         cdef Stack stack = current_stack(), new = Stack.__new__(Stack)
@@ -77,6 +73,25 @@ cdef class GraphEntry:
         if not same_opening(open, switch.inside):
             raise errors.ScopeOrderError.still_open(self.described(), described(open))
         return 0
+
+
+cdef int leave_graph(GraphEntry entry) except -1:
+    """Make the graph outside current again, also where memory is short."""
+    cdef bint collecting = hold_collector()
+    cdef GraphSwitch innermost = current_stack().switches
+    try:
+        entry.leave()
+    except MemoryError:
+        if current_stack().switches is not innermost:
+            raise
+        spend_reserve()
+        try:
+            entry.leave()
+        finally:
+            fill_reserve()
+    finally:
+        release_collector(collecting)
+    return 0
 
 
 cdef bint same_opening(Frame a, Frame b):
@@ -272,6 +287,7 @@ cdef class NameScopeEntry:
 
     cdef str enter(self, Stack stack):
         cdef Frame frame = Frame.__new__(Frame)
+        cdef bint taken = False
         frame.entry, frame.kind = self, NAMING
         prolong(frame, stack)
         name = self.name
@@ -283,6 +299,16 @@ cdef class NameScopeEntry:
                 raise errors.InvalidNameError.empty_component(name)
         else:
             frame.graph.unique(&frame.name_scope, name, True)
+            taken = True
+        try:
+            return self.pushed(frame, stack)
+        except BaseException:
+            if taken:
+                frame.graph.give_back(&frame.name_scope)
+            raise
+
+    cdef str pushed(self, Frame frame, Stack stack):
+        """Put a frame with its name scope on the stack; that one's path."""
         if frame.below is None:
             # Every frame has a scope: here that of the bare root.
             frame.below = bottom_frame(frame.graph, PLAIN, 0, None)

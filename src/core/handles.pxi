@@ -106,6 +106,14 @@ cdef void let_go(PyObject *dying) noexcept:
     Py_XDECREF(graph)
 
 
+cdef inline void give_up_none() noexcept:
+    """Before a buffer is filled in by somebody else.
+
+    Cython puts a reference to None there, over which is then written.
+    """
+    Py_XDECREF(<PyObject *>None)
+
+
 cdef object create_or_share = None         # creation's function, see register
 
 
@@ -139,7 +147,9 @@ cdef class Handle:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         # In Python code only since 3.12; the array is the owner of the buffer.
-        PyObject_GetBuffer(self.array, buffer, flags)
+        array = self.array
+        give_up_none()
+        PyObject_GetBuffer(array, buffer, flags)
 
     @property
     def path(self):
@@ -419,6 +429,16 @@ cdef class Handle:
         return site_text(self.graph.site(self.row_now().site))
 
 
+cdef extern from *:
+    """
+    /* Takes no memory; the iterator of `co_lines` hands out broken tuples where there is none. */
+    static inline int varscope_line(PyObject *code, int instruction) {
+        return PyCode_Addr2Line((PyCodeObject *)code, instruction);
+    }
+    """
+    int line_of "varscope_line"(PyObject *code, int instruction) noexcept
+
+
 def site_text(tuple site):
     """`(file, line, function)` of a place in code that the core has noted."""
     if len(site) == 3:
@@ -426,9 +446,5 @@ def site_text(tuple site):
     code, instruction = site
     if code is None:
         return "<unknown>", 0, "<unknown>"
-    line = code.co_firstlineno
-    for start, stop, number in code.co_lines():
-        if start <= instruction < stop and number is not None:
-            line = number
-            break
-    return code.co_filename, line, code.co_qualname
+    line = line_of(<PyObject *>code, instruction)
+    return code.co_filename, code.co_firstlineno if line < 0 else line, code.co_qualname

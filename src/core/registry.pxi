@@ -230,6 +230,8 @@ cdef class Registry:
     cdef int rename(self, uint32_t node, uint32_t name, Creation creation) except -1:
         """Find the next row's variable another op name where its path is taken as one."""
         cdef NameScopeRef scope
+        cdef uint32_t suffix
+        cdef object row = None, number
         cdef bint collecting = hold_collector()
         try:
             self.as_name_scope(node, &scope)
@@ -238,10 +240,13 @@ cdef class Registry:
             if creation is not None:
                 creation.scope = scope
                 creation.counter = self.op_names.get(scope.node, scope.index, name)
-            self.renamed[self.table.count] = 0         # room for it, before the name is taken
-            self.renamed[self.table.count] = self.claim(&scope, name, True)
+            suffix = self.claim(&scope, name, False)
+            row, number = self.table.count, suffix
+            self.renamed[row] = 0                      # room for it, before the name is taken
+            self.use(&scope, name, suffix + 1)
+            self.renamed[row] = number
         except BaseException:
-            self.renamed.pop(self.table.count, None)
+            self.renamed.pop(row, None)
             raise
         finally:
             release_collector(collecting)
@@ -729,6 +734,23 @@ cdef class Registry:
         return 0
 
     @cython.final
+    cdef void give_back(self, const NameScopeRef *scope) noexcept:
+        """Free an op name that was just made unique, for something that has failed since.
+
+        Unless another has been handed out behind it; what is raised at the moment stays so.
+        """
+        cdef PyObject *kind
+        cdef PyObject *error
+        cdef PyObject *traceback
+        PyErr_Fetch(&kind, &error, &traceback)
+        try:
+            if self.op_names.get(scope.node, scope.index, scope.base) == scope.suffix + 1:
+                self.op_names.put(scope.node, scope.index, scope.base, scope.suffix)
+        except MemoryError:
+            pass                               # a number is left out
+        PyErr_Restore(kind, error, traceback)
+
+    @cython.final
     cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1:
         """Turn a name scope into the unique form of a path below it."""
         self.locate_op(scope, name)
@@ -868,8 +890,14 @@ cdef class Registry:
         ('conv', 'conv_1')
         """
         cdef NameScopeRef scope = name_scope_of(self)
-        self.unique(&scope, exact(name, "name"), bool(mark_as_used))
-        return self.name_scope_path(scope)
+        cdef bint mark = bool(mark_as_used)
+        self.unique(&scope, exact(name, "name"), mark)
+        try:
+            return self.name_scope_path(scope)
+        except BaseException:
+            if mark:
+                self.give_back(&scope)
+            raise
 
     @cython.critical_section
     def get_name_scope(self):
@@ -1072,6 +1100,8 @@ def all_or_nothing(function, /, *args, **kwargs):
     journals[thread] = journal
     try:
         result = function(*args, **kwargs)
+        if outer is not None:
+            outer.extend(journal)
     except BaseException:
         for entry in reversed(journal):
             take_back(entry)
@@ -1081,12 +1111,23 @@ def all_or_nothing(function, /, *args, **kwargs):
             del journals[thread]
         else:
             journals[thread] = outer
-    if outer is not None:
-        outer.extend(journal)
     return result
 
 
 cdef int take_back(object entry) except -1:
+    """Withdraw what an entry of a journal tells of, with the reserve where memory is short."""
+    try:
+        take_back_once(entry)
+    except MemoryError:
+        spend_reserve()
+        try:
+            take_back_once(entry)
+        finally:
+            fill_reserve()
+    return 0
+
+
+cdef int take_back_once(object entry) except -1:
     cdef Creation creation
     cdef Registry graph
     cdef Held held

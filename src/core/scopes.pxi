@@ -96,6 +96,7 @@ cdef class VariableScope:
         """Return existing variables from here on; there is no way back in this scope."""
         cdef Held held
         cdef Origin old = origin_of(self), origin
+        cdef int mode = number_in(self.mode)
         hold(&held, <PyObject *>self.graph)
         try:
             origin = origin_here(self.graph, self.node)
@@ -105,7 +106,14 @@ cdef class VariableScope:
         self.reuse_origin = origin
         release(&held)
         set_number(self.mode, SHARE)
-        scope_changed(self)
+        try:
+            scope_changed(self)
+        except BaseException:
+            set_number(self.mode, mode)
+            hold(&held, <PyObject *>self)
+            self.reuse_origin = old            # `origin` keeps the new one for now
+            release(&held)
+            raise
 
     def set_initializer(self, initializer):
         self.set_default(0, initializer)
@@ -132,14 +140,22 @@ cdef class VariableScope:
 
     cdef int set_default(self, int field, object value) except -1:
         cdef Held held
-        cdef Defaults old                      # let go of when the scope is not held
+        cdef Defaults old, new                 # let go of when the scope is not held
         hold(&held, <PyObject *>self)
         try:
             old = self.defaults
-            self.defaults = old.replaced(field, value)
+            new = old.replaced(field, value)
+            self.defaults = new
         finally:
             release(&held)
-        scope_changed(self)
+        try:
+            scope_changed(self)
+        except BaseException:
+            hold(&held, <PyObject *>self)
+            if self.defaults is new:
+                self.defaults = old
+            release(&held)
+            raise
         return 0
 
     def get_variable(self, name, shape=None, dtype=None, initializer=None, regularizer=None,
@@ -353,6 +369,9 @@ cdef inline bint differs(Frame frame) noexcept:
 
 # --- opening and closing
 
+cdef class GraphEntry                  # in graphs.pxi
+
+
 @cython.final
 @cython.freelist(64)
 cdef class ScopeEntry:
@@ -363,7 +382,7 @@ cdef class ScopeEntry:
     cdef int mode                      # what was passed as reuse
     cdef bint named                    # opens a name scope
     cdef bint plain                    # nothing but a name was given
-    cdef object switch                 # to the graph of `values`
+    cdef GraphEntry switch             # to the graph of `values`
 
     def __enter__(self):
         cdef bint collecting
@@ -377,7 +396,7 @@ cdef class ScopeEntry:
             return entered(self)
         except BaseException:
             if self.switch is not None:
-                self.switch.__exit__(None, None, None)
+                leave_graph(self.switch)
             raise
         finally:
             release_collector(collecting)
@@ -389,7 +408,7 @@ cdef class ScopeEntry:
         try:
             leave(self)
         finally:
-            self.switch.__exit__(None, None, None)
+            leave_graph(self.switch)
 
     def described(self):
         if isinstance(self.name_or_scope, VariableScope):
@@ -481,8 +500,18 @@ cdef VariableScope enter_scope(ScopeEntry entry, Stack given):
         frame.graph.unique(&frame.name_scope, name, True)
     if captured is None:
         scope.opened_as = frame.name_scope
-    put_stack(stack, frame, None, 0)
+    if (<PuttingQuietly><void *>put_stack)(stack, frame, None, 0) < 0:
+        if entry.named and name:
+            frame.graph.give_back(&frame.name_scope)
+        return failed()
     return scope
+
+
+cdef extern from *:
+    """
+    #define varscope_failed() NULL             /* for an exception that is set already */
+    """
+    VariableScope failed "varscope_failed"()
 
 
 cdef NameScopeRef opened_in(Registry graph, VariableScope scope) except *:
@@ -558,8 +587,29 @@ cdef inline int link(Frame frame, Marks marks, uint32_t length, bint same_path) 
     return 0
 
 
-cdef int leave(object entry) except -1:
-    """Take the frame of this entry off the stack."""
+cdef inline int leave(object entry) except -1:
+    """Take the frame of this entry off the stack, also where memory is short."""
+    if (<LeavingQuietly><void *>leave_once)(entry) < 0:
+        return leave_with_reserve(entry)
+    return 0
+
+
+cdef int leave_with_reserve(object entry) except -1:
+    cdef Frame top
+    if not PyErr_ExceptionMatches(MemoryError):
+        return -1
+    top = top_of(current_stack())
+    if top is None or top.entry is not entry:
+        return -1
+    PyErr_Clear()
+    spend_reserve()
+    try:
+        return leave_once(entry)
+    finally:
+        fill_reserve()
+
+
+cdef int leave_once(object entry) except -1:
     cdef Stack stack = current_stack()
     cdef Frame top = top_of(stack)
     cdef bint collecting

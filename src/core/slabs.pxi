@@ -21,6 +21,7 @@ cdef class Memory:
         PyBuffer_Release(&self.source)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
+        give_up_none()
         PyBuffer_FillInfo(buffer, self, self.source.buf, self.source.len, self.read_only, flags)
 
 

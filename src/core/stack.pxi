@@ -298,6 +298,39 @@ cdef inline int put_stack(Stack old, Frame top, Marks marks, uint32_t length) ex
         release_collector(collecting)
 
 
+# Leaving a scope where the context was copied inside, and taking back what was created, take a
+# little memory.  Both have to be done just where there is none left, so some is kept for them.
+
+cdef void *reserve = PyMem_RawMalloc(1 << 16)
+
+
+cdef void spend_reserve() noexcept:
+    """Give the allocator what is kept: as much as anything that is tried again can need."""
+    global reserve
+    cdef void *block
+    cdef Held held
+    hold(&held, <PyObject *>COMMON)
+    block, reserve = reserve, NULL
+    release(&held)
+    PyMem_RawFree(block)
+
+
+cdef void fill_reserve() noexcept:
+    global reserve
+    cdef void *block = PyMem_RawMalloc(1 << 16)
+    cdef Held held
+    hold(&held, <PyObject *>COMMON)
+    if reserve == NULL:
+        block, reserve = reserve, block
+    release(&held)
+    PyMem_RawFree(block)
+
+
+# For calling what may raise without a `try`, which takes time: -1 tells that an exception is set.
+ctypedef int (*PuttingQuietly)(Stack, Frame, Marks, uint32_t) noexcept
+ctypedef int (*LeavingQuietly)(object) noexcept
+
+
 cdef int publish(Stack new) except -1:
     """Put a stack that nobody else has seen into the context variable."""
     cdef PyThreadState *thread = PyThreadState_Get()

@@ -106,7 +106,8 @@ class _Running(threading.local):
     """The variables whose initializers run in this thread, to tell when one reads itself."""
 
     def __init__(self) -> None:
-        self.names: list[tuple[int, int]] = []
+        # A tuple: to take an element off a list may need memory, for a smaller one.
+        self.names: tuple[tuple[int, int], ...] = ()
 
 
 _running = _Running()
@@ -500,15 +501,16 @@ class Variable(Handle, Valued):
     def _returned(self, path: str, part: Part) -> tuple[np.ndarray, Part]:
         """What the initializer returns for a part or for more, checked, and for which."""
         spec, me = self._spec, (id(self.graph), self._index)
-        if me in _running.names:
+        running = _running.names
+        if me in running:
             raise InitializerError(
                 "its initializer reads the variable itself; write one that does not need it"
             )
-        _running.names.append(me)
+        _running.names = (*running, me)
         try:
             values, given = initializers.values(spec, self._key(path), part)
         finally:
-            _running.names.pop()
+            _running.names = running
         if not shapes.is_compatible(given.shape, values.shape):
             raise ShapeMismatchError.of(
                 self.path, given.shape, values.shape, f"returned by {spec.initializer!r:.100}"

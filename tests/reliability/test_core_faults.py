@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import gc
 import random
 import threading
 import weakref
@@ -91,51 +90,6 @@ def test_a_collection_key_whose_hash_creates_variables(at, fails):
     assert shapes.get("inner", (7,)) == (7,)
     assert shapes.get("outer", (3,)) == (3,)
     assert outer is None or outer.shape == (3,)
-
-
-@pytest.mark.parametrize("what", ["initializer", "custom_getter", "constraint", "partitioner"])
-def test_what_a_scope_was_given_does_not_keep_the_graph(what):
-    def build():
-        graph = vs.Graph()
-        with graph.as_default():
-            variable = vs.get_variable("v", [1])
-            with vs.variable_scope("a", **{what: lambda *args, **kwargs: variable}):
-                pass
-        return weakref.ref(graph)
-
-    alive = build()
-    gc.collect()
-    assert alive() is None
-
-
-def test_an_attached_graph_and_its_host_go_together():
-    class Host:
-        pass
-
-    class Node:
-        pass
-
-    host, node = Host(), Node()
-    node.graph = host
-    vs.attach(host)
-    with vs.variable_scope("s", values=[node]):
-        vs.get_variable(
-            "v", [2], initializer=lambda shape, dtype, kept=node: np.zeros(shape, dtype)
-        )
-    alive = weakref.ref(host)
-    del host, node
-    gc.collect()
-    assert alive() is None
-
-
-def test_variables_in_cyclic_garbage_with_their_graph():
-    for _ in range(100):
-        graph = vs.Graph()
-        with graph.as_default():
-            held = [vs.get_variable("v", [2])]
-        held.append(held)
-        del graph, held
-    gc.collect()
 
 
 def test_threads_that_read_a_variable_first_share_one_storage():

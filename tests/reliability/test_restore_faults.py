@@ -389,7 +389,7 @@ def test_the_kth_assignment_fails(path, tally):
         with pytest.raises(ValueError, match="writable"):
             vs.restore(graph, path)
         assert seen(graph) == before
-        v.array.flags.writeable = True
+        v._content.array.flags.writeable = True
         tally("assignments that failed")
     vs.restore(graph, path)
     assert_equal(graph, arrays())
