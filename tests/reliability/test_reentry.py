@@ -256,7 +256,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.fails_without("src/varscope/variables.py", "if me in _running.names:", "if False:")
+@pytest.mark.fails_without(
+    "src/varscope/variables.py", "        if me in running:\n", "        if False:\n"
+)
 @pytest.mark.fails_without(
     "src/varscope/creation.py",
     """        if made is not None:
