@@ -17,6 +17,10 @@ def pytest_configure(config):
     profiles.choose(config)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--figures", action="store_true", help="print what was tried, by promise")
+
+
 @pytest.fixture(autouse=True)
 def fresh_default_graph():
     """Every test starts in an empty default graph, and ends with no scope open."""

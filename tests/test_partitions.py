@@ -10,10 +10,10 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import snap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from requires import on_posix
+from snapshots import snap
 
 import varscope as vs
 from varscope.errors import (

@@ -7,10 +7,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import snap
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from snapshots import snap
 
 import varscope as vs
 from varscope.errors import (

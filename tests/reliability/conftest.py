@@ -26,10 +26,6 @@ figures = {promise: collections.Counter() for promise in PROMISES}
 seconds = collections.Counter()
 
 
-def pytest_addoption(parser):
-    parser.addoption("--figures", action="store_true", help="print what was tried, by promise")
-
-
 def promises_of(item):
     found = [mark.args[0] for mark in item.iter_markers("promise")]
     unknown = [promise for promise in found if promise not in PROMISES]
