@@ -32,14 +32,14 @@ def check(zygote, name, repetitions, rounds):
     "        PyBuffer_FillInfo",
 )
 def test_nothing_is_left(zygote, name, tally):
-    check(zygote, name, 3, 60)
+    check(zygote, name, 3, 600)
     tally("calls and errors repeated")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", programs.PROGRAMS)
 def test_nothing_is_left_by_many(zygote, name, tally):
-    check(zygote, name, 30, 60)
+    check(zygote, name, 30, 600)
     tally("calls and errors repeated often")
 
 

@@ -16,7 +16,7 @@ from varscope.checkpoint import saving
 require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
 pytestmark = [on_posix, pytest.mark.promise("interrupts")]
 
-ROUNDS = 30
+ROUNDS = 10
 
 
 class Stop(BaseException):
