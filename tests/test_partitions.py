@@ -889,6 +889,7 @@ def test_whole_and_in_parts_at_once():
         assert all(isinstance(r, (VariableExistsError, PartitionMismatchError)) for r in others)
 
 
+@pytest.mark.one_thread
 def test_threads_that_look_up_what_nobody_holds_get_one_object():
     def look(name):
         return vs.get_default_graph()["v"]

@@ -43,6 +43,7 @@ floats = arrays.arrays(
 
 @given(floats, st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
 @pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.one_thread
 def test_the_formulas(values, a, b):
     exact = values.astype("float64")
     with np.errstate(all="ignore"):
@@ -385,6 +386,7 @@ def test_what_differs_a_little_is_kept_apart(one, other):
         assert repr(v.initializer) == repr(initializer)
 
 
+@pytest.mark.one_thread
 def test_penalties_take_no_memory():
     def grown(**options):
         with vs.Graph().as_default():

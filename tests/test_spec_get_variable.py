@@ -47,6 +47,7 @@ def shows_place(text, line):
 # --- the call and the name -----------------------------------------------------------------------
 
 
+@pytest.mark.one_thread
 def test_parameters_their_order_and_defaults():
     parameters = list(inspect.signature(vs.get_variable).parameters.values())
     assert [(p.name, p.default) for p in parameters] == [
@@ -320,6 +321,7 @@ def reused():
 @pytest.mark.parametrize(
     "shape", [None, (2, 3), [2, 3], np.array([2, 3]), [None, 3], [2, None], [None, None]], ids=str
 )
+@pytest.mark.one_thread
 def test_on_reuse_the_shape_may_be_none_or_have_none_dimensions(reused, shape):
     assert vs.get_variable("v", shape) is reused
 
@@ -327,6 +329,7 @@ def test_on_reuse_the_shape_may_be_none_or_have_none_dimensions(reused, shape):
 @pytest.mark.parametrize(
     "shape", [(3, 2), [2], [2, 3, 1], [None, 2], [None], [None] * 3, [], 6, (6,)], ids=str
 )
+@pytest.mark.one_thread
 def test_on_reuse_a_shape_that_differs_is_a_value_error_showing_both(reused, shape, refused):
     with refused(ValueError, "v") as caught:
         vs.get_variable("v", shape)
@@ -340,6 +343,7 @@ def test_on_reuse_what_is_no_shape_is_an_error_as_well(reused, shape, refused):
         vs.get_variable("v", shape)
 
 
+@pytest.mark.one_thread
 def test_on_reuse_a_dtype_that_differs_is_a_value_error_showing_both(reused, refused):
     assert vs.get_variable("v", dtype=np.int32) is reused
     with refused(ValueError, "v", "int32", "float64"):
@@ -348,6 +352,7 @@ def test_on_reuse_a_dtype_that_differs_is_a_value_error_showing_both(reused, ref
         vs.get_variable("v")
 
 
+@pytest.mark.one_thread
 def test_on_reuse_an_array_as_initializer_stands_for_its_shape_and_dtype(reused, refused):
     assert vs.get_variable("v", initializer=np.zeros((2, 3), "int32")) is reused
     with refused(ValueError, "v", "(2, 3)", "(4,)"):
@@ -690,6 +695,7 @@ def discriminators():
     ],
     ids=str,
 )
+@pytest.mark.one_thread
 def test_scope_is_a_path_matched_at_its_borders_or_a_compiled_regex(discriminators, scope, names):
     assert names_in("mine", scope) == names
 

@@ -51,6 +51,7 @@ def in_new_thread(function):
 # --- the call ------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_thread
 def test_parameters_their_order_and_defaults():
     parameters = inspect.signature(vs.variable_scope).parameters.values()
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -271,6 +272,7 @@ def test_entering_a_scope_again_shares_the_variables_under_default_names():
 
 
 @pytest.mark.parametrize("form", ["string", "captured"])
+@pytest.mark.one_thread
 def test_opening_and_closing_costs_the_same_however_many_scopes_there_are(form):
     def seconds(scopes):
         with vs.Graph().as_default():

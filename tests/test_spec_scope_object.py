@@ -296,6 +296,7 @@ def populated():
         ("local_variables", ["step"]),
     ],
 )
+@pytest.mark.one_thread
 def test_a_scope_lists_its_own_variables(populated, method, names):
     def listed(scope):
         return [v.op_name for v in getattr(scope, method)()]
@@ -311,6 +312,7 @@ def test_a_scope_lists_its_own_variables(populated, method, names):
     assert len(everywhere) == 4 * len(names)
 
 
+@pytest.mark.one_thread
 def test_a_scope_shows_its_part_of_a_collection(populated):
     d = capture("D")
     assert [v.op_name for v in d.get_collection("mine")] == ["D/mine", "D/E/mine"]
