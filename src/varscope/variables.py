@@ -58,6 +58,11 @@ class Content:
         self.cached: tuple[int, Any] | None = None  # (version, its copy on the caching device)
         if view is None:
             owner = array if array.base is None else array.base
+            while not self.array.flags.writeable:
+                # There is another one of the same array: made by another thread that helped to fill
+                # it, or by a restore that has to begin its last step again.
+                owner.flags.writeable = array.flags.writeable = True
+                self.array = array.view()
             owner.flags.writeable = False
             view = array if owner is array else array.view()
             view.flags.writeable = False

@@ -9,6 +9,7 @@ import pytest
 from requires import on_posix
 
 import varscope as vs
+from varscope.variables import Content
 
 pytestmark = pytest.mark.promise("aliasing")
 
@@ -53,6 +54,20 @@ DEEDS = {
     "unaligned": lambda a: a.setflags(align=False),
     "state": lambda a: a.__setstate__((1, (1,), np.dtype("f4"), False, b"abcd")),
 }
+
+
+@pytest.mark.fails_without(
+    "src/varscope/variables.py", "while not self.array.flags.writeable:", "while False:"
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_two_threads_made_of_one_array_can_be_written_to(whole):
+    """Each of those who fill a large variable offers its array, and one offer counts."""
+    array = np.zeros(4) if whole else np.zeros(8)[:4]
+    for content in [Content(array) for _ in range(3)]:
+        content.write(1, 2.0)
+        assert content.view.tolist() == [0, 2, 0, 0] and not content.view.flags.writeable
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            content.view.view().setflags(write=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer NumPy would rather not have them
