@@ -32,11 +32,13 @@ class Collector:
     """A plugin of pytest that keeps what tests say of themselves."""
 
     def __init__(self):
+        self.promises = set()
         self.found = {}  # (file, old, new) -> the tests that watch over it
 
     def pytest_collection_finish(self, session):
         for item in session.items:
             promises = {mark.args[0] for mark in item.iter_markers("promise")}
+            self.promises |= promises
             for mark in item.iter_markers("fails_without"):
                 change = mark.args
                 test = item.nodeid.partition("[")[0]
@@ -50,16 +52,18 @@ def collect():
         status = pytest.main([*arguments, "-p", "no:cacheprovider"], [collector])
     if status != PASSED:
         sys.exit("the tests cannot be collected: python -m pytest tests/reliability --collect-only")
-    return collector.found
+    return collector.found, collector.promises
 
 
-def check(changes):
-    """Each text to be replaced stands in its file once."""
+def check(changes, promised):
+    """Each text to be replaced stands in its file once, and each promise has one."""
     wrong = []
     for (file, old, new), tests in changes.items():
         text = (ROOT / file).read_text(encoding="utf-8")
         if text.count(old) != 1 or old == new:
             wrong.append(f"{file} has {text.count(old)} times what {min(tests)} names:\n{old}")
+    watched = set().union(*(promises for tests in changes.values() for promises in tests.values()))
+    wrong += [f"no test of {promise!r} names a protection" for promise in promised - watched]
     if wrong:
         sys.exit("\n".join(wrong))
     print(f"{len(changes)} protections, each where the tests say")
@@ -124,8 +128,9 @@ def main():
     parser.add_argument("--check", action="store_true", help="only look for them in the sources")
     options = parser.parse_args()
     os.chdir(ROOT)
-    started, changes = time.monotonic(), collect()
-    check(changes)
+    started = time.monotonic()
+    changes, promised = collect()
+    check(changes, promised)
     if options.check:
         return
     unnoticed, count = [], 0

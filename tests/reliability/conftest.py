@@ -13,14 +13,7 @@ import collections
 import time
 
 import pytest
-
-# In the order of docs/promises.md, which says what each one means.
-PROMISES = (
-    "leaving", "hooks", "memory", "interrupts", "reentry", "depth", "generators", "cancellation",
-    "tasks", "threads", "processes", "subinterpreters", "cycles", "references", "hostile-names",
-    "odd-names", "overflow", "empty-shapes", "pickles", "kills", "broken-disks", "damaged-files",
-    "hostile-files", "writers", "restores", "aliasing",
-)  # fmt: skip
+from promises import PROMISES
 
 figures = {promise: collections.Counter() for promise in PROMISES}
 seconds = collections.Counter()
