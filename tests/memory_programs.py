@@ -717,6 +717,8 @@ def may_change(name):
     """What a program that fails may have changed all the same."""
     if name in STEPS:
         return (*LAZY, "parts", "collections", "op names", "default names")
+    if name == "arithmetic in place":  # what NumPy may have written to counts as changed
+        return ("variables",)
     # A shard after the other is assigned to.
     lazy = ("values", "initializ", "reading", "assigning")
     return LAZY if any(word in name for word in lazy) else ()
@@ -804,7 +806,10 @@ def is_pythons_own(error):
     Where there is none for a frame in a traceback, it loses the exception on the way; and a path
     whose text cannot be made is none.  The result with an exception set is NumPy's, of pickling.
     """
-    return type(error) in (SystemError, RuntimeError, TypeError) and str(error).endswith(LOST)
+    said = str(error)
+    if type(error) not in (SystemError, RuntimeError, TypeError) or "varscope" in said:
+        return False
+    return said.endswith(LOST)
 
 
 def ignored(told):

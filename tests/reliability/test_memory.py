@@ -4,6 +4,10 @@ Each program of `memory_programs` is run with an allocation that fails, for one 
 the other, and with all from there on, each time in a process of its own.
 """
 
+import linecache
+import re
+import signal
+
 import pytest
 import requires
 from zygote import Zygote
@@ -23,12 +27,25 @@ def zygote():
 def attempt(zygote, tally, name, first, last, copied=False):
     """Whether an allocation has failed, which has to be without consequences."""
     answer, status, said = zygote.ask("attempt", name, first, last, copied)
+    if status == -signal.SIGSEGV and is_pythons_own(said):
+        tally("crashes of Python's own")
+        return True
     assert status == 0, (first, status, said[-3000:])
     kind, wrong = answer
     assert not wrong, (first, "\n".join(wrong))
     if kind is not None:
         tally("failed allocations")
     return kind is not None
+
+
+def is_pythons_own(said):
+    """CPython crashes where there is no memory for the pairs that a loop over a dict gives.
+
+    Its iterator is let go of before the garbage collector knows it, and taken from it nonetheless:
+    see `dictiter_new` in Objects/dictobject.c.
+    """
+    file, line = re.search(r'File "(.+)", line (\d+)', said).groups()
+    return ".items()" in linecache.getline(file, int(line))
 
 
 @pytest.mark.parametrize("name", programs.PROGRAMS)
