@@ -12,6 +12,11 @@ on_posix = pytest.mark.skipif(
     sys.platform == "win32", reason="needs signals, forks, terminals or growing files of POSIX"
 )
 
+plain_core = pytest.mark.skipif(
+    os.environ.get("VARSCOPE_CHECKED") == "1",
+    reason="the sanitizers reserve more addresses than this test leaves",
+)
+
 
 def require(module, install, needed_when="CI"):
     """Import and return a module; `install` is what to give to pip where it is missing."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requires import on_posix, require_ml_dtypes
+from requires import on_posix, plain_core, require_ml_dtypes
 
 import varscope as vs
 from varscope import errors
@@ -350,6 +350,7 @@ with graph.as_default():
 """
 
 
+@plain_core
 def test_where_the_system_allows_few_addresses():
     pytest.importorskip("resource")
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)
@@ -370,6 +371,7 @@ print(np.empty(1 << 31, "int8").size)
 """
 
 
+@plain_core
 @pytest.mark.parametrize("storage", SLABS)
 def test_scarce_addresses_are_left_for_others(storage):
     pytest.importorskip("resource")

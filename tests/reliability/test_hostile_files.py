@@ -22,7 +22,7 @@ from children import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judgements import check_scan, facts, library_opens, only_the_library_takes
-from requires import on_posix, require
+from requires import on_posix, plain_core, require
 from written_files import (
     ARRAYS,
     EMPTY,
@@ -690,6 +690,7 @@ def hostile_files(folder, marker):
     'type("Strict", (yaml.UnsafeLoader,)',
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc of Linux")
+@plain_core
 def test_no_code_is_run_no_path_is_left_and_memory_is_bounded(tmp_path, tally):
     """Python tells an audit hook of all that it opens, imports, compiles and unpickles."""
     hostile, good, marker = tmp_path / "hostile", tmp_path / "good", tmp_path / "marker"

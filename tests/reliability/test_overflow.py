@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from children import python
-from requires import on_posix, require_ml_dtypes
+from requires import on_posix, plain_core, require_ml_dtypes
 
 import varscope as vs
 
@@ -291,6 +291,7 @@ def test_the_built_in_partitioners_count_in_whole_numbers(partitioner):
 
 
 @on_posix
+@plain_core
 def test_declaring_takes_no_addresses():
     """A process that may have half a gigabyte of addresses more declares exabytes."""
     code = """
