@@ -229,6 +229,8 @@ def test_what_a_progress_function_raises(path, kind, threads, tmp_path):
 INTERRUPTED = """
 import os, random, signal, sys, threading, time
 import numpy as np, varscope as vs
+# A shell's background jobs ignore SIGINT, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 path, kind, initialized = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
 with vs.open(path) as checkpoint:
     like = {name: checkpoint[name].shape for name in checkpoint}
