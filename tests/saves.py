@@ -5,6 +5,7 @@ or something is wrong.
 """
 
 import collections
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,9 @@ LAYOUTS = ["m.safetensors", "m"]
 RULES = [{"glob": "b/c", "to": "x/c", "transpose": True}, {"glob": "**", "to": "x/**"}]
 NAMES = [{"a", "b/c", "d"}, {"x/a", "x/c", "x/d"}]
 ELEMENTS = 53
+# Path, whether something is replaced, whether names are mapped, threads.
+SCENES = list(itertools.product(["m", "m.safetensors"], [True, False], [False, True], [1, 2]))
+MOST = 200  # calls of one kind that a save of this model makes, and more
 
 
 def model(number):

@@ -10,6 +10,8 @@ each protection away and sees its tests fail.
 """
 
 import collections
+import contextlib
+import sys
 import time
 
 import pytest
@@ -41,6 +43,24 @@ def tally(request):
             figures[promise][what] += number
 
     return count
+
+
+@pytest.fixture
+def hasty_switching():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture(scope="module")
+def saver(tmp_path_factory):
+    """A process whose saves strace kills, or has fail."""
+    from saves import Saver
+
+    with contextlib.closing(Saver(tmp_path_factory.mktemp("saver"))) as found:
+        yield found
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,5 @@
 """A save on a disk that is full or broken: an OSError, the old checkpoint intact, nothing left."""
 
-import contextlib
 import errno
 import itertools
 import os
@@ -11,8 +10,9 @@ from requires import on_posix, require
 from saves import (
     INDEX,
     LAYOUTS,
+    MOST,
     RULES,
-    Saver,
+    SCENES,
     files_at,
     held,
     held_or_empty,
@@ -30,17 +30,8 @@ resource = pytest.importorskip("resource", reason="limits of a process are those
 pytestmark = [on_posix, pytest.mark.promise("broken-disks")]
 
 ERRORS = ["EIO", "ENOSPC", "EDQUOT"]
-MOST = 200  # calls of one kind that a save of this model makes, and more
 
 
-@pytest.fixture(scope="module")
-def saver(tmp_path_factory):
-    with contextlib.closing(Saver(tmp_path_factory.mktemp("saver"))) as saver:
-        yield saver
-
-
-# Path, whether something is replaced, whether names are mapped, threads.
-SCENES = list(itertools.product(["m", "m.safetensors"], [True, False], [False, True], [1, 2]))
 USUAL = [("m.safetensors", True, False, 1), ("m", False, True, 2)]
 
 

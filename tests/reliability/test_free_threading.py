@@ -21,19 +21,11 @@ import pytest
 import varscope as vs
 from varscope import errors
 
-pytestmark = pytest.mark.promise("threads")
+pytestmark = [pytest.mark.promise("threads"), pytest.mark.usefixtures("hasty_switching")]
 THREADS = 8
 FREE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # Free-threaded versions of CPython for which the module says that it is ready: none so far.
 READY: set[tuple[int, int]] = set()
-
-
-@pytest.fixture(autouse=True)
-def hasty_switching():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def in_threads(function, count=THREADS, rounds=1, before=None):

@@ -43,14 +43,6 @@ def graph():
         assert here(graph) == ROOT
 
 
-@pytest.fixture
-def hasty_switching():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 ROOT = ("", False, "")
 
 

@@ -1,8 +1,6 @@
 """A save that is killed at any moment: who reads sees the old checkpoint or the new one."""
 
 import collections
-import contextlib
-import itertools
 import re
 import signal
 
@@ -10,8 +8,9 @@ import pytest
 from requires import on_posix, require
 from saves import (
     LAYOUTS,
+    MOST,
     RULES,
-    Saver,
+    SCENES,
     files_at,
     held,
     held_or_empty,
@@ -25,17 +24,7 @@ from varscope.checkpoint import replacement
 require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
 pytestmark = [on_posix, pytest.mark.promise("kills")]
 
-MOST = 200  # calls of one kind that a save of this model makes, and more
 
-
-@pytest.fixture(scope="module")
-def saver(tmp_path_factory):
-    with contextlib.closing(Saver(tmp_path_factory.mktemp("saver"))) as saver:
-        yield saver
-
-
-# Path, whether something is replaced, whether names are mapped, threads.
-SCENES = set(itertools.product(["m", "m.safetensors"], [True, False], [False, True], [1, 2]))
 USUAL = [("m", True, False, 1), ("m.safetensors", True, True, 1)]
 
 INDEX_FIRST = """\
@@ -72,7 +61,7 @@ def test_killed_at_any_call_the_old_or_the_new_is_there(saver, tmp_path, tally, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scene", sorted(SCENES - set(USUAL)))
+@pytest.mark.parametrize("scene", sorted(set(SCENES) - set(USUAL)))
 def test_killed_at_any_call_of_all_kinds_of_saves(saver, tmp_path, tally, scene):
     kill_everywhere(saver, tmp_path, tally, *scene)
 

@@ -9,7 +9,6 @@ import itertools
 import pickle
 import random
 import re
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,17 +19,9 @@ import varscope as vs
 from varscope import errors
 from varscope import graph as graphs
 
-pytestmark = pytest.mark.promise("threads")
+pytestmark = [pytest.mark.promise("threads"), pytest.mark.usefixtures("hasty_switching")]
 THREADS = 8
 PATIENCE = 60
-
-
-@pytest.fixture(autouse=True)
-def hasty_switching():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture
