@@ -741,16 +741,19 @@ class Report:
         self.memories.append(memory())
 
     def check_memory(self):
-        """Rounds leave nothing behind; caches have filled in the first quarter."""
+        """Rounds leave nothing behind; most caches have filled in the first quarter.
+
+        Those of Python go on filling, ever more slowly, by what only chance brings about.  What is
+        left of each graph would be many times as much.
+        """
         if len(self.memories) < 4 * WARM:
             return
         quarter = len(self.memories) // 4
         count = min(quarter, 50)
         first = list(map(min, *self.memories[quarter : quarter + count]))
         last = list(map(min, *self.memories[-count:]))
-        check(
-            last[0] < first[0] * 1.02 + 2000, "allocated blocks grew from", first[0], "to", last[0]
-        )
+        most = first[0] * 1.02 + 2000 + self.graphs / 8
+        check(last[0] < most, "allocated blocks grew from", first[0], "to", last[0])
         check(last[1] < first[1] * 1.25 + 64, "memory grew from", first[1], "MiB to", last[1])
 
     def show(self):
