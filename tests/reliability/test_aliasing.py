@@ -11,7 +11,10 @@ from requires import on_posix
 import varscope as vs
 from varscope.variables import Content
 
-pytestmark = pytest.mark.promise("aliasing")
+pytestmark = [
+    pytest.mark.promise("aliasing"),
+    pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning"),  # of an array, NumPy 2.5
+]
 
 STORAGES = ["heap", "arena", pytest.param("files", marks=on_posix)]
 SHAPE = (2, 3)
