@@ -1,7 +1,7 @@
 # Names as numbers, scopes as nodes, variables as rows: the tables, each knowing none above it.
 
 # What has to be so if the core is right.  Looked at where it was built with VARSCOPE_CHECKED=1, and
-# nowhere else.
+# nowhere else: but only plain comparisons, as what Cython needs steps for is computed all the same.
 cdef extern from *:
     """
     #include <assert.h>
@@ -68,7 +68,7 @@ cdef int idmap_reserve(IdMap *self, size_t more) except -1:
 
 cdef void idmap_put(IdMap *self, uint32_t a, uint32_t b, uint32_t value) noexcept nogil:
     cdef Slot *slot = idmap_slot(self, a, b)
-    has_to_be(value != NONE and (self.used + 1) * 4 <= (self.mask + 1) * 3 or slot.value != NONE)
+    has_to_be(self.used * 4 <= (self.mask + 1) * 3)
     if slot.value == NONE:
         self.used += 1
     slot.a, slot.b, slot.value = a, b, value
@@ -337,7 +337,8 @@ cdef class ScopeTree:
 
     cdef inline uint32_t find(self, uint32_t parent, uint32_t name) noexcept:
         cdef uint32_t node
-        has_to_be(parent < self.count and name & ~FAMILY < self.names.count)
+        has_to_be(parent < self.count)
+        has_to_be(name & ~FAMILY < self.names.count)
         if not name & FAMILY:
             node = self.names.names[name].node
             if node == NONE or self.nodes[node].parent == parent:
@@ -444,7 +445,8 @@ cdef class VariableTable:
         cdef const Node *n = &self.tree.nodes[node]
         cdef const Name *of = &self.tree.names.names[name]
         cdef uint32_t row
-        has_to_be(node < self.tree.count and name < self.tree.names.count)
+        has_to_be(node < self.tree.count)
+        has_to_be(name < self.tree.names.count)
         if not of.of_variable:
             return NONE
         if n.rows == INDEXED:
@@ -478,7 +480,7 @@ cdef class VariableTable:
                       uint32_t site) noexcept:
         cdef Row *row = &self.rows[self.count]
         cdef Node *n = &self.tree.nodes[node]
-        has_to_be(self.count < self.capacity and self.find(node, name) == NONE)
+        has_to_be(self.count < self.capacity)
         row.node, row.name, row.spec, row.site = node, name, spec, site
         row.handle = row.content = NULL
         self.tree.names.names[name].of_variable = True
