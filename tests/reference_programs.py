@@ -8,6 +8,7 @@ import array
 import copy
 import gc
 import importlib
+import pathlib
 import pickle
 import re
 import shutil
@@ -991,6 +992,10 @@ if hasattr(sys, "gettotalrefcount"):
 def warm():
     """Run everything before the first fork, so that nothing is made for the first time later."""
     global FOLDER
+    if sys.version_info[:2] == (3, 12):
+        # That version never lets an interned text go, and its pathlib interns each part of a path:
+        # every save, whose files have names of their own, would leave some behind.
+        pathlib.sys = types.SimpleNamespace(**{**vars(sys), "intern": lambda text: text})
     FOLDER = Path(tempfile.mkdtemp())
     for name in PROGRAMS:
         run(name)
