@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import threading
 
 import profiles
@@ -36,6 +37,15 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if isinstance(item, pytest.Function):
                 item.obj = in_own_graph(item.obj)
+
+
+def pytest_collection_finish():
+    """What tests themselves consist of is no garbage: collections need not look through it again.
+
+    Each would take a tenth of a second, and hundreds of tests want one.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def in_own_graph(test):

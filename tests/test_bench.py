@@ -69,6 +69,7 @@ def test_the_names_that_charts_follow():
     assert ids == [f"test_statement[{name}-{twin}]" for name in FAST + SLOW for twin in twins]
 
 
+@pytest.mark.slow
 def test_under_pytest_benchmark():
     output = under_pytest("--benchmark-disable", "-m", "not slow")
     assert f"{2 * len(FAST)} passed, {2 * len(SLOW)} deselected" in output

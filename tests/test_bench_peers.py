@@ -170,7 +170,7 @@ def test_the_best_of_five_rounds_counts(made_up):
 
 
 @pytest.mark.parametrize(
-    ("each", "exponent", "reached"), [(0.001, 1, 40_000), (1e-6, 2, 4_000), (1.0, 1, 125)]
+    ("each", "exponent", "reached"), [(0.01, 1, 4_000), (1e-4, 2, 400), (1.0, 1, 125)]
 )
 def test_no_model_is_begun_that_would_take_too_long(made_up, each, exponent, reached):
     peer = made_up(each, exponent)
@@ -182,6 +182,7 @@ def test_no_model_is_begun_that_would_take_too_long(made_up, each, exponent, rea
 # --- going on -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_a_word_and_the_rest_goes_on(monkeypatch, tmp_path, capsys):
     """With a real pip that may ask nobody."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
