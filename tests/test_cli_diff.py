@@ -68,7 +68,7 @@ def test_all_that_differs(files):
     result = diff(*paths)
     assert result.exit_code == 1
     found = sections(result.output)
-    assert found.pop("")[-1].split("  ")[-1] == (
+    assert found.pop("")[-1].split(maxsplit=1)[1] == (
         "2 removed, 1 added, 1 renamed, 1 of another shape, 1 of another dtype, "
         "11 of 14 compared have other values"
     )

@@ -256,6 +256,20 @@ REFUSED = {
 }
 
 
+class Raising:
+    @property
+    def dtype(self):
+        raise RuntimeError
+
+
+try:
+    np.dtype(Raising())
+except TypeError:  # old ones say only that this is no dtype
+    REFUSED["dtype", "resets_the_default_graph"] = (errors.ArgumentTypeError, "none that NumPy")
+except RuntimeError:
+    pass
+
+
 @pytest.mark.fails_without(
     "src/varscope/variables.py", "        if me in running:\n", "        if False:\n"
 )
