@@ -14,7 +14,7 @@ from written_files import INDEX, SHARDS, refused, sharded
 
 import varscope as vs
 from varscope._scopecore import FileLock
-from varscope.checkpoint import replacement, safetensors_files
+from varscope.checkpoint import replacement, safetensors_files, saving
 
 require("safetensors", 'safetensors>=0.8 or "varscope-core[checkpoints]"')
 pytestmark = [on_posix, pytest.mark.promise("writers")]
@@ -90,16 +90,20 @@ def test_threads_of_one_process(tmp_path, name):
     "    lock.take(wait)\n",
 )
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_another_writer_is_about_to_write_is_left_alone(tmp_path, name):
+def test_what_another_writer_is_about_to_write_is_left_alone(tmp_path, monkeypatch, name):
     path, told = tmp_path / name, []
+    complete = saving.Writing.complete
 
-    def progress(done, total):
-        if done < total:
-            save(2, path)  # of another one, from begin to end
-            told.append(held(path))
+    def complete_and_wait(writing, *arguments):
+        complete(writing, *arguments)
+        monkeypatch.setattr(saving.Writing, "complete", complete)
+        save(2, path)  # of another one, from begin to end
+        told.append(held(path))
+        monkeypatch.setattr(saving.Writing, "complete", complete_and_wait)
 
     save(1, path)
-    save(3, path, threads=1, progress=progress)
+    monkeypatch.setattr(saving.Writing, "complete", complete_and_wait)
+    save(3, path, threads=1)
     assert set(told) == {2} and held(path) == 3 and files_at(path) == wanted_at(path)
 
 
