@@ -18,6 +18,7 @@ threads switch is not.
 """
 
 import argparse
+import array
 import asyncio
 import collections
 import contextlib
@@ -729,7 +730,8 @@ class Report:
         self.options = options
         self.done, self.expected = collections.Counter(), collections.Counter()
         self.rounds = self.graphs = self.variables = 0
-        self.started, self.memories = time.monotonic(), []
+        self.started = time.monotonic()
+        self.memories = array.array("q"), array.array("d")  # which hold no objects of Python's
 
     def add(self, round_, graphs, variables):
         for worker in round_.workers:
@@ -738,21 +740,18 @@ class Report:
         self.rounds += 1
         self.graphs += graphs
         self.variables += variables
-        self.memories.append(memory())
+        for numbers, number in zip(self.memories, memory(), strict=True):
+            numbers.append(number)
 
     def check_memory(self):
-        """Rounds leave nothing behind; most caches have filled in the first quarter.
-
-        Those of Python go on filling, ever more slowly, by what only chance brings about.  What is
-        left of each graph would be many times as much.
-        """
-        if len(self.memories) < 4 * WARM:
+        """Rounds leave nothing behind; caches of Python's have filled in the first quarter."""
+        if self.rounds < 4 * WARM:
             return
-        quarter = len(self.memories) // 4
+        quarter = self.rounds // 4
         count = min(quarter, 50)
-        first = list(map(min, *self.memories[quarter : quarter + count]))
-        last = list(map(min, *self.memories[-count:]))
-        most = first[0] * 1.02 + 2000 + self.graphs / 8
+        first = [min(numbers[quarter : quarter + count]) for numbers in self.memories]
+        last = [min(numbers[-count:]) for numbers in self.memories]
+        most = first[0] * 1.01 + 1000
         check(last[0] < most, "allocated blocks grew from", first[0], "to", last[0])
         check(last[1] < first[1] * 1.25 + 64, "memory grew from", first[1], "MiB to", last[1])
 
@@ -769,13 +768,10 @@ class Report:
         print(f"\n{'refused or raised':24}{'times':>12}")
         for name, number in self.expected.most_common():
             print(f"{name:24}{number:12,}")
-        if self.memories:
-            warm = self.memories[len(self.memories) // 4]
+        if self.rounds:
             print(f"\n{'':24}{'blocks':>12}{'MiB':>12}")
-            for label, (blocks, mib) in [
-                ("after a quarter", warm),
-                ("at the end", self.memories[-1]),
-            ]:
+            for label, place in [("after a quarter", self.rounds // 4), ("at the end", -1)]:
+                blocks, mib = (numbers[place] for numbers in self.memories)
                 print(f"{label:24}{blocks:12,}{mib:12,.0f}")
         sys.stdout.flush()
 
@@ -824,7 +820,7 @@ def run(options, folder, report, stopped):
         if time.monotonic() >= ends or stopped.is_set():
             return False
         if report.rounds % 100 == 0:
-            blocks, mib = report.memories[-1]
+            blocks, mib = (numbers[-1] for numbers in report.memories)
             print(f"{time.monotonic() - report.started:8,.0f} s {report.rounds:8,} rounds "
                   f"{sum(report.done.values()):12,} steps {blocks:10,} blocks {mib:6,.0f} MiB",
                   flush=True)  # fmt: skip
