@@ -141,21 +141,30 @@ def restore(
     """
     check_arguments(graph, cast)
     workers = as_threads(threads)
-    with as_report(progress, "restore") as report, contextlib.closing(Sources(path)) as sources:
-        tensors, handles = Tensors(sources, names), None
-        while handles is None:
-            wanted = Wanted.of(graph)
-            found = fitted(wanted, tensors, cast)
-            error = found.error(bool(partial))
-            if error is not None:
-                raise error
-            handles = wanted.handles(found.rows.tolist())
-        if verify:
-            for checkpoint in sources.checkpoints:
-                checkpoint.verify()
-        done = RestoreReport(found.restored, found.missing, found.left_over)
-        Run(wanted, handles, tensors, found, workers, report).run()
-        return done
+    run = None
+    try:
+        with (
+            as_report(progress, "restore") as report,
+            contextlib.closing(Sources(path)) as sources,
+        ):
+            tensors, handles = Tensors(sources, names), None
+            while handles is None:
+                wanted = Wanted.of(graph)
+                found = fitted(wanted, tensors, cast)
+                error = found.error(bool(partial))
+                if error is not None:
+                    raise error
+                handles = wanted.handles(found.rows.tolist())
+            if verify:
+                for checkpoint in sources.checkpoints:
+                    checkpoint.verify()
+            done = RestoreReport(found.restored, found.missing, found.left_over)
+            run = Run(wanted, handles, tensors, found, workers, report)
+            run.run()
+    except MemoryError:
+        if run is None or not run.committed:  # else all that was left is to close what was open
+            raise
+    return done
 
 
 # --- one at a time
@@ -260,6 +269,7 @@ class Run(SharedWork):
         self.errors: list[BaseException] = []
         self.stopped = False
         self.tasks: deque[Task] = deque()
+        self.committed = False  # whether the variables have their values
         self.holds_places = False  # whether this run may write to the places of small variables
 
     def _origins(self) -> tuple[np.ndarray, np.ndarray]:
@@ -282,8 +292,9 @@ class Run(SharedWork):
                 self.tell(self.total)  # what it raises comes before anything is changed
                 todo = self.commit()
         except BaseException:
-            for i, spec in self.opened.items():
-                reopen(self.handles[i], spec)
+            if not self.committed:
+                for i, spec in self.opened.items():
+                    reopen(self.handles[i], spec)
             raise
         finally:
             for claim in list(self.claims.values()):
@@ -520,6 +531,9 @@ class Run(SharedWork):
             contents, values = self.entries()
             with committing:
                 late = commit_values(self.graph, self.handles, contents, values)
+                if not late:
+                    self.committed = True
+                    return late
             for i in late:
                 self.in_place[i] = False
                 claim = self.claims.pop(i, None)
@@ -527,7 +541,7 @@ class Run(SharedWork):
                     claim.drop()
                     end_filling(self.storage._fillings, claim)
             again = [i for i in late if self.arrays[i] is None]
-            if again or not late:
+            if again:
                 return again
 
     def entries(self) -> tuple[list[Content | None], list[Any]]:
