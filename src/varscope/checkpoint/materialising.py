@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varscope import initializers, randomness
-from varscope._scopecore import FileLock, crc32c_each, crc32c_joined, fill_named
+from varscope._scopecore import FileLock, crc32c, crc32c_each, crc32c_joined, fill_named
 from varscope.checkpoint import replacement
 from varscope.checkpoint.plans import Plan, PlannedFile, PlannedKind
 from varscope.checkpoint.replacement import empty, put_series, sync_folder
@@ -189,6 +189,13 @@ def finish(plan: Plan) -> None:
 # --- where the files lie
 
 
+class Record(NamedTuple):
+    """What is noted of a piece: its CRC-32C, and those of the parts of tensors in it."""
+
+    crc32c: int
+    parts: npt.NDArray[np.uint32]
+
+
 class Site:
     """The folder in which workers write the files of a plan, until they count."""
 
@@ -254,23 +261,27 @@ class Site:
     def record_path(self, number: int, begin: int, end: int) -> Path:
         return self.path / f"{number + 1:05}.{begin}.{end}.json"
 
-    def record(self, number: int, begin: int, end: int) -> npt.NDArray[np.uint32] | None:
-        """The checksums of the parts of tensors in a piece; None where it is not there."""
+    def record(self, number: int, begin: int, end: int) -> Record | None:
+        """The record of a piece; None where it is not there, or not of the file that is."""
         try:
-            told = json.loads(self.record_path(number, begin, end).read_bytes())
-            mark, sums = bytes.fromhex(told["mark"]), bytes.fromhex(told["crc32c"])
+            facts = json.loads(self.record_path(number, begin, end).read_bytes())
+            mark, parts = bytes.fromhex(facts["mark"]), bytes.fromhex(facts["parts"])
+            found = Record(facts["crc32c"], np.frombuffer(parts, ">u4").astype(np.uint32))
+            good = facts["check"] == crc32c(mark + parts)
         except (OSError, ValueError, LookupError, TypeError):
             return None
         path = self.path / self.plan.files[number]
-        if mark != start_of(path) and not self.is_complete(number):
-            return None
-        return np.frombuffer(sums, ">u4").astype(np.uint32)
+        return found if good and (mark == start_of(path) or self.is_complete(number)) else None
 
-    def note(
-        self, number: int, begin: int, end: int, mark: bytes, sums: npt.NDArray[np.uint32]
-    ) -> None:
+    def note(self, number: int, begin: int, end: int, mark: bytes, record: Record) -> None:
         """Record that a piece is on the disk."""
-        facts = {"mark": mark.hex(), "crc32c": sums.astype(">u4").tobytes().hex()}
+        parts = record.parts.astype(">u4").tobytes()
+        facts = {
+            "crc32c": record.crc32c,
+            "parts": parts.hex(),
+            "mark": mark.hex(),
+            "check": crc32c(mark + parts),
+        }
         path = self.record_path(number, begin, end)
         new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         with open(new, "w", encoding="ascii") as file:
@@ -324,12 +335,12 @@ class Site:
         sums, missing = np.zeros(len(file.names), np.uint32), []
         for place, (begin, end) in enumerate(itertools.pairwise(edges)):
             part, found = file.overlapping(begin, end), self.record(number, begin, end)
-            if found is None or len(found) != part.stop - part.start:
+            if found is None or len(found.parts) != part.stop - part.start:
                 missing.append((number, place))
             else:
                 lengths = lengths_in(file, part, begin, end)
                 for i, tensor in enumerate(range(part.start, part.stop)):
-                    sums[tensor] = crc32c_joined(int(sums[tensor]), int(found[i]), lengths[i])
+                    sums[tensor] = crc32c_joined(int(sums[tensor]), int(found.parts[i]), lengths[i])
         if not missing:
             text = self.length(number) + file.entries.header(sums.tobytes())
             if len(text) != 8 + self.plan.columns["header"][number]:
@@ -458,8 +469,8 @@ class Filler:
 
     def piece(
         self, file: PlannedFile, descriptor: int, begin: int, end: int, slot: int
-    ) -> npt.NDArray[np.uint32] | None:
-        """Fill and write a piece: checksums of the parts of tensors in it; None if stopped."""
+    ) -> Record | None:
+        """Fill and write a piece; None where the run is stopped."""
         whole = file.overlapping(begin, end)
         sums = np.zeros(whole.stop - whole.start, np.uint32)
         start = self.run.site.plan.size_of(file.number) - file.nbytes
@@ -481,7 +492,10 @@ class Filler:
             sums[inside.start] = first
             write_at(descriptor, memoryview(data), start + at)
             self.run.tick(slot, stop - at)
-        return sums
+        checksum = 0
+        for each, length in zip(sums.tolist(), lengths_in(file, whole, begin, end), strict=True):
+            checksum = crc32c_joined(checksum, each, length)
+        return Record(checksum, sums)
 
     def block(
         self,
@@ -533,24 +547,12 @@ class Run(SharedWork):
         for i, (number, begin, end) in enumerate(self.pieces):
             if number not in complete:
                 complete[number] = self.site.is_complete(number)
-                self.files.clear()
-            sums = self.site.record(number, begin, end)
-            if sums is None and not complete[number]:
+            record = self.site.record(number, begin, end)
+            if record is None and not complete[number]:
                 self.waiting.append(i)
                 continue
-            self.filled[i] = Filled(
-                plan.files[number], begin, end,
-                None if sums is None else self.digest(number, begin, end, sums), True,
-            )  # fmt: skip
-
-    def digest(self, number: int, begin: int, end: int, sums: npt.NDArray[np.uint32]) -> int:
-        """The checksum of a piece, from those of the parts of tensors in it."""
-        file = self.file(number)
-        found = 0
-        lengths = lengths_in(file, file.overlapping(begin, end), begin, end)
-        for each, length in zip(sums.tolist(), lengths, strict=True):
-            found = crc32c_joined(found, each, length)
-        return found
+            checksum = None if record is None else record.crc32c
+            self.filled[i] = Filled(plan.files[number], begin, end, checksum, True)
 
     def file(self, number: int) -> PlannedFile:
         """What a file holds, read once while a thread is in it."""
@@ -609,20 +611,20 @@ class Run(SharedWork):
             descriptor = self.site.open(number)
             try:
                 mark = read_mark(descriptor)
-                sums = filler.piece(file, descriptor, begin, end, slot)
-                if sums is None:
+                record = filler.piece(file, descriptor, begin, end, slot)
+                if record is None:
                     return
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            self.site.note(number, begin, end, mark, sums)
+            self.site.note(number, begin, end, mark, record)
         except FileNotFoundError:
             # Somebody has finished meanwhile: then all was there, and is in its place.
             if not self.site.is_complete(number):
                 raise
             self.filled[i] = Filled(name, begin, end, None, True)
             return
-        self.filled[i] = Filled(name, begin, end, self.digest(number, begin, end, sums), False)
+        self.filled[i] = Filled(name, begin, end, record.crc32c, False)
 
 
 def read_mark(descriptor: int) -> bytes:
