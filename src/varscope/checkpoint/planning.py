@@ -24,6 +24,7 @@ from varscope.checkpoint.entries import Entries, Tensors, check_names, library, 
 from varscope.checkpoint.fitting import folded, group
 from varscope.checkpoint.plans import (
     COLUMNS,
+    Layout,
     Plan,
     PlannedKind,
     as_line,
@@ -121,8 +122,7 @@ def plan(
     most = as_size(max_shard_size)
     library()
     made = unmoved(graph, lambda: Planning(graph, target, most, int(workers), by))
-    relative = not os.path.isabs(path)
-    return Plan._of({**made.facts(), "_relative": relative}, dict(enumerate(made.lines)), None)
+    return Plan._of(made.layout(relative=not os.path.isabs(path)))
 
 
 class Planning:
@@ -150,16 +150,19 @@ class Planning:
         for text in self.numbers:
             self.model.update(text)
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "path": self.target,
-            "by": self.by,
-            "seed": self.seed,
-            "token": self.model.hexdigest(),
-            "kinds": self.kinds,
-            "columns": self.columns,
-            "borders": self.borders(),
-        }
+    def layout(self, relative: bool) -> Layout:
+        """All that the plan says."""
+        return Layout(
+            path=self.target,
+            relative=relative,
+            seed=self.seed,
+            token=self.model.hexdigest(),
+            by=self.by,
+            kinds=self.kinds,
+            columns=self.columns,
+            borders=self.borders(),
+            lines=dict(enumerate(self.lines)),
+        )
 
     # --- what cannot be planned
     def check_plannable(self, entries: Entries) -> None:
