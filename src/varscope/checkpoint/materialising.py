@@ -256,17 +256,22 @@ class Site:
     def record_path(self, number: int, begin: int, end: int) -> Path:
         return self.path / f"{number + 1:05}.{begin}.{end}.json"
 
-    def record(self, number: int, begin: int, end: int) -> Record | None:
-        """The record of a piece; None where it is not there, or not of the file that is."""
+    def mark(self, number: int) -> bytes | None:
+        """How a file begins that has no header yet; None where it has one."""
+        if self.is_complete(number):
+            return None
+        return start_of(self.path / self.layout.files[number])
+
+    def record(self, number: int, begin: int, end: int, mark: bytes | None) -> Record | None:
+        """The record of a piece; None where it is not there, or is one of another file."""
         try:
             facts = json.loads(self.record_path(number, begin, end).read_bytes())
-            mark, parts = bytes.fromhex(facts["mark"]), bytes.fromhex(facts["parts"])
+            noted, parts = bytes.fromhex(facts["mark"]), bytes.fromhex(facts["parts"])
             found = Record(facts["crc32c"], np.frombuffer(parts, ">u4").astype(np.uint32))
-            good = facts["check"] == crc32c(mark + parts)
+            good = facts["check"] == crc32c(noted + parts)
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
-        path = self.path / self.layout.files[number]
-        return found if good and (mark == start_of(path) or self.is_complete(number)) else None
+        return found if good and mark in (None, noted) else None
 
     def note(self, number: int, begin: int, end: int, mark: bytes, record: Record) -> None:
         """Record that a piece is on the disk."""
@@ -339,9 +344,9 @@ class Site:
         """Write the header of a file all of which is there; else the pieces that are not."""
         file = self.layout.file(number)
         edges = [0, *file.cuts, file.nbytes]
-        sums, missing = np.zeros(len(file.names), np.uint32), []
+        sums, missing, mark = np.zeros(len(file.names), np.uint32), [], self.mark(number)
         for place, (begin, end) in enumerate(itertools.pairwise(edges)):
-            part, found = file.overlapping(begin, end), self.record(number, begin, end)
+            part, found = file.overlapping(begin, end), self.record(number, begin, end, mark)
             if found is None or len(found.parts) != part.stop - part.start:
                 missing.append((number, place))
             else:
@@ -550,12 +555,12 @@ class Run(SharedWork):
 
     def look(self) -> None:
         """Find out which pieces are there already."""
-        complete: dict[int, bool] = {}
+        marks: dict[int, bytes | None] = {}
         for i, (number, begin, end) in enumerate(self.pieces):
-            if number not in complete:
-                complete[number] = self.site.is_complete(number)
-            record = self.site.record(number, begin, end)
-            if record is None and not complete[number]:
+            if number not in marks:
+                marks[number] = self.site.mark(number)
+            record = self.site.record(number, begin, end, marks[number])
+            if record is None and marks[number] is not None:
                 self.waiting.append(i)
                 continue
             checksum = None if record is None else record.crc32c

@@ -269,10 +269,12 @@ class Planning:
     def partitions(self, places: list[int], names: list[str]) -> dict[str, Any]:
         """How variables in parts were cut, by name."""
         tensors = self.tensors
+        if not tensors.others:
+            return {}
         return {
             name: list(tensors.others[-1 - tensors.rows[place]].partitions)
             for place, name in zip(places, names, strict=True)
-            if tensors.others and tensors.rows[place] < 0
+            if tensors.rows[place] < 0
         }
 
     def paths(self, places: list[int], names: list[str]) -> dict[str, str]:
