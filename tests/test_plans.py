@@ -612,12 +612,41 @@ def test_a_file_of_another_length_is_refused(tmp_path):
     vs.finish(plan)
 
 
+def test_verify_finds_pieces_that_are_not_what_was_filled(tmp_path, want):
+    plan = planned(tmp_path / "model", model(), 3)
+    for worker in (0, 2, None):
+        fill(plan)
+        [place] = site(tmp_path / "model")
+        if worker is not None:
+            file, _, end = plan.pieces(worker)[-1]
+            data = bytearray((place / file).read_bytes())
+            data[len(data) - plan._layout.columns["nbytes"][plan.files.index(file)] + end - 1] ^= 1
+            (place / file).write_bytes(data)
+            with pytest.raises(PlanError, match=f"not filled, of worker {worker}; run"):
+                vs.finish(plan, verify=True)
+            assert not (tmp_path / "model" / INDEX).exists()
+    vs.finish(plan, verify=True)
+    assert files(tmp_path / "model") == want
+
+
+def test_without_verify_what_was_damaged_is_found_later(tmp_path):
+    plan = planned(tmp_path / "model", model(), 1)
+    fill(plan)
+    [place] = site(tmp_path / "model")
+    data = bytearray((place / plan.files[0]).read_bytes())
+    data[-1] ^= 1
+    (place / plan.files[0]).write_bytes(data)
+    vs.finish(plan)
+    with vs.open(tmp_path / "model") as checkpoint, pytest.raises(CheckpointError, match="CRC"):
+        checkpoint.verify()
+
+
 def test_a_header_that_was_damaged_is_found_by_the_last_step(tmp_path):
     plan = planned(tmp_path / "model", model(), 1)
     fill(plan)
     [place] = site(tmp_path / "model")
     checked = materialising.Site(plan._layout)
-    assert checked.complete(0) == []
+    assert checked.complete(0, verify=False) == []
     path = place / plan.files[0]
     data = bytearray(path.read_bytes())
     data[300] ^= 1
