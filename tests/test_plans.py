@@ -88,6 +88,22 @@ def test_values_are_those_of_initialize(tmp_path):
         assert mine.tobytes() == other.tobytes(), variable
 
 
+@pytest.mark.parametrize("storage", ["arena", pytest.param("files", marks=on_posix)])
+def test_where_a_graph_keeps_values_does_not_matter(tmp_path, storage):
+    kept = storage if storage == "arena" else vs.MemoryMapped(tmp_path / "values")
+    graph = vs.Graph(seed=1, storage=kept)
+    with graph.as_default():
+        vs.get_variable("a", [100, 30])
+        vs.get_variable("b", [5000])
+    plan = planned(tmp_path / "model", graph, 2)
+    fill(plan)
+    vs.finish(plan)
+    assert not graph["a"].initialized
+    assert files(tmp_path / "model") == saved(tmp_path / "saved", graph)
+    with pytest.raises(PlanError, match="2 variables have values already"):
+        planned(tmp_path / "model", graph, 2)
+
+
 def test_workers_as_threads(tmp_path, want):
     plan = planned(tmp_path / "model", model(), 4)
     threads = [threading.Thread(target=vs.materialise, args=(plan, k)) for k in range(4)]
