@@ -778,6 +778,21 @@ def test_a_callback_that_raises_ends_it(tmp_path, want):
     assert files(tmp_path / "model") == want
 
 
+@on_posix
+def test_files_are_made_for_whom_others_are(tmp_path):
+    before = os.umask(0o027)
+    try:
+        plan = planned(tmp_path / "model", model(), 2)
+        fill(plan)
+        [place] = site(tmp_path / "model")
+        made = [path.stat().st_mode & 0o777 for path in place.iterdir()]
+        vs.finish(plan)
+        made += [path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()]
+    finally:
+        os.umask(before)
+    assert set(made) == {0o640}
+
+
 def test_two_who_finish_at_once(tmp_path, want):
     plan = planned(tmp_path / "model", model(), 2)
     fill(plan)

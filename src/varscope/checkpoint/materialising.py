@@ -201,7 +201,7 @@ class Site:
     def __init__(self, layout: Layout) -> None:
         self.layout, self.folder = layout, layout.path
         self.path = layout.path / f".{SINGLE}.{layout.token}.plan"
-        self.mode = 0o666
+        self.mode = 0o666  # of files that `finish` writes: see `alone`
 
     def claim(self) -> None:
         """Make the folder, which nobody makes again: it is gone when somebody has finished."""
@@ -290,7 +290,8 @@ class Site:
         new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         with open(new, "w", encoding="ascii") as file:
             json.dump(facts, file)
-            finish_file(file, self)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(new, path)
 
     # --- the last step
