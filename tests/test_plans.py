@@ -841,6 +841,23 @@ def test_headers_say_what_they_hold(tmp_path):
         assert is_intact(data[8 : 8 + length]) and not is_intact(data[9 : 8 + length])
 
 
+WITHOUT = """
+import sys
+sys.modules["safetensors"] = None
+import varscope as vs
+plan = vs.Plan.load(sys.argv[1])
+vs.materialise(plan)
+vs.finish(plan)
+"""
+
+
+def test_workers_need_no_other_library(tmp_path, want):
+    planned(tmp_path / "model", model(), 2).save(tmp_path / "plan")
+    done = python(WITHOUT, tmp_path / "plan")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "model") == want
+
+
 # --- how much it holds
 
 LIMITED = """
