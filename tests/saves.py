@@ -41,8 +41,19 @@ def model(number):
     return graph
 
 
-def save(number, path, **options):
-    vs.save(model(number), path, **{"max_shard_size": 160, "progress": False, **options})
+def save(number, path, planned=False, **options):
+    if planned:
+        materialise(number, path, **options)
+    else:
+        vs.save(model(number), path, **{"max_shard_size": 160, "progress": False, **options})
+
+
+def materialise(number, path, threads=1):
+    """The same by two workers, one after the other."""
+    plan = vs.plan(model(number), path, workers=2, max_shard_size=160)
+    for worker in range(2):
+        vs.materialise(plan, worker, threads=threads, progress=False)
+    vs.finish(plan)
 
 
 def held(path):
@@ -108,6 +119,7 @@ import saves
 
 saves.save(0, sys.argv[1])  # what is imported or computed once
 saves.save(0, sys.argv[1] + ".safetensors", names=saves.RULES)
+saves.save(0, sys.argv[1], planned=True)
 for line in sys.stdin:
     number, path, options = json.loads(line)
     start, go = os.pipe()
@@ -133,7 +145,7 @@ for line in sys.stdin:
 """
 CALLS = [
     *("mkdir", "openat", "flock", "ftruncate", "write", "pwrite64", "fchmod", "fsync", "rename"),
-    *("renameat", "unlink", "unlinkat", "rmdir"),
+    *("renameat", "unlink", "unlinkat", "rmdir", "link"),
 ]
 
 

@@ -175,4 +175,16 @@ static uint32_t varscope_crc32c(uint32_t crc, const unsigned char *bytes, size_t
     return ~varscope_crc_by_tables(~crc, bytes, n);
 }
 
+/* The checksum of two texts one behind the other, of which the second has n bytes, from theirs: the
+ * first register goes past n zero bytes, a square of x^8 after the other.  What the register starts
+ * and ends with cancels out. */
+static uint32_t varscope_crc32c_joined(uint32_t first, uint32_t second, uint64_t n) {
+    uint32_t square = 0x00800000u; /* x^8 */
+    for (; n; n >>= 1) {
+        if (n & 1) first = varscope_crc_product(first, square);
+        square = varscope_crc_product(square, square);
+    }
+    return first ^ second;
+}
+
 #endif

@@ -6,6 +6,7 @@ cdef extern from "checksums.h":
     void varscope_crc_prepare() noexcept
     bint varscope_crc_can_be_fast() noexcept
     uint32_t varscope_crc32c(uint32_t crc, const unsigned char *bytes, size_t n) noexcept nogil
+    uint32_t varscope_crc32c_joined(uint32_t first, uint32_t second, uint64_t n) noexcept nogil
     bint varscope_crc_fast
 
 cdef enum:
@@ -38,6 +39,11 @@ def crc32c(buffer, uint32_t value=0):
         return checksum(value, <const unsigned char *>view.buf, <size_t>view.len)
     finally:
         PyBuffer_Release(&view)
+
+
+def crc32c_joined(uint32_t first, uint32_t second, uint64_t length):
+    """The CRC-32C of a + b, from that of a, that of b and the length of b."""
+    return varscope_crc32c_joined(first, second, length)
 
 
 cdef uint32_t checksum(uint32_t crc, const unsigned char *bytes, size_t n) except? 0:

@@ -127,6 +127,86 @@ def fill_each(out, tuple law not None, list keys not None):
         PyBuffer_Release(&view)
 
 
+cdef size_t write_message(unsigned char *to, bytes prefix, PyObject *path) noexcept:
+    """Write what a key is the digest of, as `randomness.path_message` has it; how long that is."""
+    cdef const unsigned char *text = <const unsigned char *>PyUnicode_DATA(path)
+    cdef size_t length = <size_t>PyUnicode_GET_LENGTH(path), first = 0, last, i
+    cdef size_t end = <size_t>len(prefix)
+    memcpy(to, <const unsigned char *>prefix, end)
+    while first <= length:
+        last = first
+        while last < length and text[last] != c"/":
+            last += 1
+        for i in range(8):
+            to[end + i] = <unsigned char>((<uint64_t>(last - first)) >> 8 * i)
+        memcpy(to + end + 8, text + first, last - first)
+        end += 8 + last - first
+        first = last + 1
+    return end
+
+
+def fill_named(out, offsets, tuple law not None, uint64_t count, bytes prefix not None,
+               list paths not None):
+    """Fill parts of a C-contiguous buffer with first values of variables that are alike.
+
+    From byte offsets[i] on, `count` elements: those with which the variable of paths[i] begins.
+    `prefix` is what of a key's message is no path.  Paths are ASCII, as all of ours.
+    """
+    cdef Law facts
+    cdef Py_buffer view, begins
+    cdef tuple held = tuple(paths)
+    cdef Py_ssize_t i, n = len(held)
+    cdef size_t room = 0, used = 0
+    cdef unsigned char *text = NULL
+    cdef const unsigned char **messages = NULL
+    cdef size_t *lengths = NULL
+    cdef unsigned char **outs = NULL
+    cdef uint64_t (*keys)[2]
+    keys = NULL
+    read_law(law, &facts)
+    if count > <uint64_t>1 << 48:
+        raise ValueError("no buffer has as many elements")
+    for i in range(n):
+        path = held[i]
+        if not (PyUnicode_CheckExact(path) and PyUnicode_IS_ASCII(<PyObject *>path)):
+            raise ValueError(f"{path!r:.100} is no path")
+        # At most one component more than there are characters, each behind eight bytes.
+        room += <size_t>len(prefix) + 9 * <size_t>PyUnicode_GET_LENGTH(<PyObject *>path) + 8
+    get_numbers(offsets, &begins)
+    try:
+        PyObject_GetBuffer(out, &view, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+        try:
+            if begins.len != 8 * n:
+                raise ValueError(f"{begins.len // 8} offsets for {n} paths")
+            text = <unsigned char *>PyMem_Malloc(room + 1)
+            messages = <const unsigned char **>PyMem_Calloc(n + 1, sizeof(void *))
+            lengths = <size_t *>PyMem_Calloc(n + 1, sizeof(size_t))
+            outs = <unsigned char **>PyMem_Calloc(n + 1, sizeof(void *))
+            keys = <uint64_t (*)[2]>PyMem_Calloc(n + 1, 16)
+            if (text == NULL or messages == NULL or lengths == NULL or outs == NULL
+                    or keys == NULL):
+                raise MemoryError()
+            for i in range(n):
+                outs[i] = <unsigned char *>part_of(&view, (<int64_t *>begins.buf)[i],
+                                                   <int64_t>(count * facts.itemsize))
+                messages[i] = text + used
+                lengths[i] = write_message(text + used, prefix, <PyObject *>held[i])
+                used += lengths[i]
+            with nogil:
+                if facts.kind != LAW_CONSTANT:             # constants look at no key
+                    varscope_path_keys(messages, lengths, n, False, keys)
+                varscope_fill_each(&facts, keys, n, count, outs)
+        finally:
+            PyMem_Free(text)
+            PyMem_Free(messages)
+            PyMem_Free(lengths)
+            PyMem_Free(outs)
+            PyMem_Free(keys)
+            PyBuffer_Release(&view)
+    finally:
+        PyBuffer_Release(&begins)
+
+
 def words(key, uint64_t start, out):
     """Fill a contiguous buffer of uint64 with the words from number `start` on."""
     cdef uint64_t two[2]

@@ -497,6 +497,10 @@ cdef class Registry:
     def _suffix(self, Py_ssize_t row):
         return self.renamed.get(row, 0)
 
+    def _renamed(self):
+        """The suffixes of op names that are not paths, by row."""
+        return self.renamed.copy()
+
     def _find_renamed(self, str op_name):
         """The variable of this op name where that is its path with a suffix, or None."""
         cdef uint32_t row

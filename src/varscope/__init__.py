@@ -72,7 +72,10 @@ from varscope.variables import Variable
 
 if TYPE_CHECKING:
     from varscope.checkpoint.contents import Checkpoint, StoredTensor
+    from varscope.checkpoint.materialising import finish, materialise
     from varscope.checkpoint.opening import open
+    from varscope.checkpoint.planning import plan
+    from varscope.checkpoint.plans import Plan
     from varscope.checkpoint.restoring import restore
     from varscope.checkpoint.saving import save
     from varscope.name_maps import NameMap
@@ -89,6 +92,7 @@ __all__ = [
     "NameMap",
     "PartitionInfo",
     "PartitionedVariable",
+    "Plan",
     "RegularizationLoss",
     "SaveSliceInfo",
     "StoredTensor",
@@ -100,6 +104,7 @@ __all__ = [
     "constant",
     "devices",
     "errors",
+    "finish",
     "fixed_size_partitioner",
     "get_collection",
     "get_default_graph",
@@ -122,12 +127,14 @@ __all__ = [
     "lecun_uniform",
     "local_variables",
     "make_template",
+    "materialise",
     "min_max_variable_partitioner",
     "name_scope",
     "no_regularizer",
     "ones",
     "open",
     "orthogonal",
+    "plan",
     "random_normal",
     "random_uniform",
     "reset_default_graph",
@@ -149,8 +156,12 @@ __version__ = "0.1.0"
 _LATE = {
     "Checkpoint": "checkpoint.contents",
     "NameMap": "name_maps",
+    "Plan": "checkpoint.plans",
     "StoredTensor": "checkpoint.contents",
+    "finish": "checkpoint.materialising",
+    "materialise": "checkpoint.materialising",
     "open": "checkpoint.opening",
+    "plan": "checkpoint.planning",
     "restore": "checkpoint.restoring",
     "save": "checkpoint.saving",
 }

@@ -646,6 +646,53 @@ class RestoreError(CheckpointError):
     dtypes: dict[str, tuple[Any, Any]]
 
 
+class PlanError(VarscopeError, ValueError):
+    """A plan that cannot be made or followed.
+
+    `path` of the plan or of what it makes; `variables`, by why they cannot be planned; `workers`
+    that have not filled all they should.
+    """
+
+    path: Any
+    variables: dict[str, list[str]]
+    workers: list[int]
+
+    @classmethod
+    def of(cls, path: object, reason: str) -> Self:
+        """What is wrong with a plan."""
+        return cls.stating(f"plan {path}: {reason}", path=path)
+
+    @classmethod
+    def unplannable(cls, path: object, lines: list[str], variables: dict[str, list[str]]) -> Self:
+        """Variables whose values do not follow from the graph's seed and their path."""
+        return cls.stating(
+            "\n".join(
+                [
+                    f"{path} cannot be planned: a worker makes first values out of names and "
+                    "settings alone",
+                    *lines,
+                    "declare these in a graph of their own, save that with varscope.save, and "
+                    "restore both: varscope.restore(graph, [one, other])",
+                ]
+            ),
+            path=path,
+            variables=variables,
+        )
+
+    @classmethod
+    def unfinished(cls, path: object, missing: int, pieces: int, workers: list[int]) -> Self:
+        """The last step was asked for, and pieces of some workers are not there."""
+        some = ", ".join(map(str, workers[:5]))
+        some += f" and {len(workers) - 5:,} more" if len(workers) > 5 else ""
+        return cls.stating(
+            f"{path}: {missing:,} of {pieces:,} pieces are not filled, of worker {some}; run "
+            f"these again: varscope.materialise(plan, {workers[0]}), or varscope materialise PLAN "
+            f"--worker {workers[0]}",
+            path=path,
+            workers=workers,
+        )
+
+
 class NameMapError(VarscopeError, ValueError):
     """Rules for names that cannot be followed; `rule` is the number of one, from 1, or None."""
 

@@ -285,17 +285,31 @@ class identity(Initializer):
         self._settle(gain=number("gain", self.gain))
 
     def part(self, part: Part, dtype: np.dtype, key: int) -> np.ndarray:
-        if len(part.full_shape) != 2:
-            raise InitializerError(
-                f"identity makes matrices, and the variable has shape {part.full_shape}; write two "
-                "dimensions, such as [4, 4]"
-            )
+        gain = self.on_diagonal(part.full_shape, dtype)
         rows, columns = (
             start + step * np.arange(size)
             for start, step, size in zip(part.offset, part.step, part.shape, strict=True)
         )
-        values: np.ndarray = np.equal.outer(rows, columns) * held(self.gain, dtype)
+        values: np.ndarray = np.equal.outer(rows, columns) * gain
         return values
+
+    def run(self, shape: tuple[int, ...], dtype: np.dtype, first: int, last: int) -> np.ndarray:
+        """The elements of a matrix from number `first` to before `last`, in C order."""
+        gain = self.on_diagonal(shape, dtype)
+        values = np.zeros(last - first, dtype)
+        apart = shape[1] + 1  # from one element of the diagonal to the next
+        end = min(last, (min(shape) - 1) * apart + 1)
+        values[-first % apart : max(end - first, 0) : apart] = gain
+        return values
+
+    def on_diagonal(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """What stands on the diagonal of a matrix, which this must be the shape of."""
+        if len(shape) != 2:
+            raise InitializerError(
+                f"identity makes matrices, and the variable has shape {shape}; write two "
+                "dimensions, such as [4, 4]"
+            )
+        return held(self.gain, dtype)
 
 
 # --- random ones
@@ -576,17 +590,90 @@ class orthogonal(Initializer):
         self._settle(gain=number("gain", self.gain), seed=optional_seed(self.seed))
 
     def whole(self, shape: tuple[int, ...], dtype: np.dtype, key: int) -> np.ndarray:
-        if len(shape) < 2 or not shapes.is_floating(dtype):
-            raise InitializerError(
-                f"orthogonal makes matrices of floats, and the variable has shape {shape} and "
-                f"dtype {dtype}; write two dimensions or more, such as [4, 4], and a float dtype"
-            )
+        self.check_matrix(shape, dtype)
         rows, columns = math.prod(shape[:-1]), shape[-1]
         matrix = np.empty((max(rows, columns), min(rows, columns)))
         randomness.fill(matrix, Normal(0.0, 1.0), key)
         _scopecore.orthogonalize(matrix)
         matrix *= self.gain
         return (matrix if rows >= columns else matrix.T).reshape(shape).astype(dtype)
+
+    def check_matrix(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Refuse what is no matrix of floats."""
+        if len(shape) < 2 or not shapes.is_floating(dtype):
+            raise InitializerError(
+                f"orthogonal makes matrices of floats, and the variable has shape {shape} and "
+                f"dtype {dtype}; write two dimensions or more, such as [4, 4], and a float dtype"
+            )
+
+
+# --- as plain data
+
+BY_NAME: dict[str, type[Initializer]] = {
+    "zeros": Zeros,
+    "ones": Ones,
+    **{
+        kind.__name__: kind
+        for kind in (
+            constant, identity, random_uniform, random_normal, truncated_normal,
+            uniform_unit_scaling, variance_scaling, glorot_uniform, glorot_normal, he_uniform,
+            he_normal, lecun_uniform, lecun_normal, orthogonal,
+        )
+    },
+}  # fmt: skip
+NAME_OF = {kind: name for name, kind in BY_NAME.items()}
+
+
+def described(initializer: object) -> dict[str, Any] | None:
+    """A built-in initializer as what JSON has, its name and settings; None of any other.
+
+    None also of an array, and of a setting that JSON cannot have to the last bit.
+
+    >>> import varscope as vs
+    >>> described(vs.random_normal(stddev=0.5)), described(vs.constant([1, 2]))
+    ({'name': 'random_normal', 'mean': 0.0, 'stddev': 0.5, 'seed': None}, None)
+    """
+    if not isinstance(initializer, Initializer) or type(initializer) not in NAME_OF:
+        return None
+    given = {field.name: getattr(initializer, field.name) for field in fields(initializer)}
+    found = {
+        "name": NAME_OF[type(initializer)],
+        **{key: plain(value) for key, value in given.items()},
+    }
+    if any(found[key] is None for key, value in given.items() if value is not None):
+        return None
+    return found if of_description(found) == initializer else None
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON has it; a number that it lacks as the text of one."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
+        return repr(value)
+    return value if type(value) in (bool, int, float, str, type(None)) else None
+
+
+def of_description(description: dict[str, Any]) -> Initializer:
+    """The initializer that `described` has described.
+
+    Raises
+    ------
+    InitializerError : ValueError
+        It is the description of none.
+    """
+    settings = dict(description)
+    kind = BY_NAME.get(settings.pop("name", ""))
+    if kind is None:
+        known = ", ".join(BY_NAME)
+        raise InitializerError(f"{description!r:.200} is no initializer: known are {known}")
+    try:
+        if kind is constant and isinstance(settings.get("value"), str):
+            text = settings["value"]
+            settings["value"] = complex(text) if "j" in text else float(text)
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise InitializerError(f"{description!r:.200} is no initializer: {error}") from None
 
 
 DEFAULT = glorot_uniform()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from varscope import initialization
-from varscope._scopecore import unfilled_rows
+from varscope._scopecore import spec_numbers, unfilled_rows
 from varscope.checkpoint import dtypes
 from varscope.checkpoint.safetensors_headers import DTYPES
 from varscope.creation import GraphKeys
@@ -62,6 +62,7 @@ class Entries:
     rows: list[int] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)
     variables: list[Variable] = field(default_factory=list)  # all of the graph
+    specs: npt.NDArray[np.uint32] | None = None  # by row, where there are no `variables`
 
     def add(self, name: str, row: int | None, other: Any = None) -> None:
         if row is None:
@@ -69,6 +70,18 @@ class Entries:
             row = -len(self.others)
         self.names.append(name)
         self.rows.append(row)
+
+    def spec_numbers(self) -> npt.NDArray[np.intp]:
+        """The number of each entry's spec, -1 of what is not one variable."""
+        if self.specs is None:
+            variables = self.variables
+            return np.array(
+                [variables[row]._spec_number if row >= 0 else -1 for row in self.rows], np.intp
+            )
+        rows = np.array(self.rows, np.intp)
+        found = np.full(len(rows), -1, np.intp)
+        found[rows >= 0] = self.specs[rows[rows >= 0]]
+        return found
 
 
 def collected(graph: Graph) -> Entries:
@@ -80,9 +93,11 @@ def collected(graph: Graph) -> Entries:
     return unmoved(graph, lambda: looked_through(graph))
 
 
-def looked_through(graph: Graph) -> Entries:
+def looked_through(graph: Graph, with_handles: bool = True) -> Entries:
+    """The same; without handles good for as long as no row moves."""
     names = graph._op_names()
-    variables = graph._handles(range(len(names)))
+    variables = graph._handles(range(len(names))) if with_handles else []
+    specs = None if with_handles else np.frombuffer(spec_numbers(graph), np.uint32)
     left_out = bytearray(len(names))
     for row in graph._rows_in(GraphKeys.LOCAL_VARIABLES):
         if row < len(names):  # what another thread creates from here on is not saved
@@ -97,8 +112,8 @@ def looked_through(graph: Graph) -> Entries:
         for row in rows:
             left_out[row] = True
     if not any(left_out):
-        return Entries(names, list(range(len(names))), variables=variables)
-    entries = Entries(variables=variables)
+        return Entries(names, list(range(len(names))), variables=variables, specs=specs)
+    entries = Entries(variables=variables, specs=specs)
     for row, name in enumerate(names):
         if row in wholes:
             whole = find_partitioned(graph, wholes[row])
@@ -253,6 +268,7 @@ class Tensors:
         self.rows, self.variables = entries.rows, entries.variables
         self.table: list[Kind] = []
         self.numbers: dict[tuple[tuple[int, ...], np.dtype], int] = {}
+        self.specs = entries.spec_numbers()
         self.kinds = self.find_kinds()
         self.nbytes_of = self.column(lambda kind: kind.nbytes)
         self.nbytes = int(self.nbytes_of.sum())
@@ -261,8 +277,7 @@ class Tensors:
 
     def find_kinds(self) -> npt.NDArray[np.intp]:
         """The number of each entry's kind."""
-        variables, rows = self.variables, self.rows
-        found = np.array([variables[row]._spec_number if row >= 0 else -1 for row in rows], int)
+        found = self.specs
         specs = self.graph._all_specs()
         kinds = np.zeros(len(specs) + 1, np.intp)
         for number in np.unique(found[found >= 0]).tolist():

@@ -16,6 +16,7 @@ import secrets
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from varscope._scopecore import FileLock
 
@@ -161,12 +162,20 @@ def put_file(place: Workplace, name: str, target: Path) -> None:
     sync_folder(target.parent)
 
 
+class Place(Protocol):
+    """Where new files lie: a `Workplace`, or another folder of such a kind."""
+
+    folder: Path
+    path: Path
+
+
 def put_series(
-    place: Workplace,
+    place: Place,
     names: Collection[str],
     index: str,
     listed: Callable[[Path], Collection[str] | None],
     is_ours: Callable[[str], bool],
+    resumed: Collection[str] | None = None,
 ) -> None:
     """Let files of the workplace, and the index that lists them, take the place of others.
 
@@ -182,6 +191,9 @@ def put_series(
     is_ours : callable
         Whether a file of this name was put there by this function: it may go where no index lists
         it, whoever put it there, as long as nobody is about to add one that does.
+    resumed : collection of str, optional
+        Given where what fails is tried again with the same files, which then stay where they are:
+        those of `names` that an earlier try has put in place.
     """
     folder = place.folder
     lock = FileLock(fcntl)
@@ -206,13 +218,15 @@ def put_series(
 
         try:
             for name in names:
-                os.replace(place.path / name, folder / name)
+                if name not in (resumed or ()):
+                    os.replace(place.path / name, folder / name)
             sync_folder(folder)
             os.replace(place.path / index, folder / index)
             sync_folder(folder)
             clear(True)
         except BaseException as error:
-            clear(not isinstance(error, OSError) and is_synced(folder))
+            if resumed is None:
+                clear(not isinstance(error, OSError) and is_synced(folder))
             raise
     finally:
         lock.close()

@@ -10,13 +10,13 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from varscope._scopecore import checksums, crc32c, locate
+from varscope._scopecore import checksums, locate
 from varscope.checkpoint.entries import (
     LONGEST_HEADER,
     Tensors,
@@ -26,9 +26,9 @@ from varscope.checkpoint.entries import (
     library,
     make_values,
 )
-from varscope.checkpoint.notes import DIGITS, START, as_digits
 from varscope.checkpoint.replacement import Workplace, put_file, put_series, workplace
 from varscope.checkpoint.safetensors_files import INDEX, SINGLE
+from varscope.checkpoint.written_headers import as_json, header_start, metadata, with_checksum
 from varscope.errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -229,27 +229,38 @@ def save_series(
     cuts = tensors.cuts(most)
     with workplace(folder, SINGLE, make_folder=True) as place:
         files = {
-            f"model-{place.token}-{number:05}-of-{len(cuts):05}{SUFFIX}": part
-            for number, part in enumerate(cuts, 1)
+            file_name(place.token, number, len(cuts)): part for number, part in enumerate(cuts, 1)
         }
+        listing = named(tensors, files)
         Writing(tensors, files, place, folder).run(
-            threads, report, lambda: write_index(tensors, files, place, folder)
+            threads, report, lambda: write_index(listing, tensors.nbytes, place, folder)
         )
         put_series(place, files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)))
 
 
-def write_index(tensors: Tensors, files: dict[str, slice], place: Workplace, target: Path) -> None:
+def file_name(token: str, number: int, count: int) -> str:
+    """What one of so many files is called, of which the first is number 1."""
+    return f"model-{token}-{number:05}-of-{count:05}{SUFFIX}"
+
+
+def named(tensors: Tensors, files: dict[str, slice]) -> Iterator[tuple[str, list[str]]]:
+    """Each file with the names of what it holds, in the order of creation."""
+    return ((file, tensors.names[part]) for file, part in files.items())
+
+
+def write_index(
+    files: Iterable[tuple[str, list[str]]], nbytes: int, place: Any, target: Path
+) -> None:
     """Write the list of all names with the file in which each lies."""
-    as_json = json.encoder.encode_basestring_ascii
     with told_of(target), open(place.path / INDEX, "w", encoding="ascii") as index:
-        index.write(f'{{"metadata": {{"total_size": {tensors.nbytes}}},\n"weight_map": {{')
+        index.write(f'{{"metadata": {{"total_size": {nbytes}}},\n"weight_map": {{')
         comma = ""
-        for file, part in files.items():
-            lines = [f'\n{as_json(name)}: "{file}"' for name in tensors.names[part]]
+        for file, names in files:
+            lines = [f'\n{as_json(name)}: "{file}"' for name in names]
             index.write(comma + ",".join(lines))
             comma = ","
         index.write("\n}}\n")
-        finish(index, place)
+        finish_file(index, place)
 
 
 def listed(index: Path) -> list[str] | None:
@@ -263,7 +274,7 @@ def listed(index: Path) -> list[str] | None:
         return None
 
 
-def finish(file: Any, place: Workplace) -> None:
+def finish_file(file: Any, place: Any) -> None:
     """See to it that a file is on the disk, for whom new files are."""
     file.flush()
     if hasattr(os, "fchmod"):
@@ -421,7 +432,6 @@ class Writing:
         count = len(sums) // 4
         blank, full = metadata(facts, count), metadata(facts, count, sums)
         start = header_start(full)
-        noted = len(START) + DIGITS
         with open(path, "r+b") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > LONGEST_HEADER:
@@ -436,30 +446,16 @@ class Writing:
                 raise CheckpointError.of(
                     path, None, "the safetensors library wrote another header than it was given"
                 )
-            found = crc32c(file.read(length - len(start)), crc32c(start[noted:]))
+            rest = file.read(length - len(start))
             file.seek(8)
-            file.write(START + as_digits(found) + start[noted:])
-            finish(file, self.place)
+            file.write(with_checksum(start, rest))
+            finish_file(file, self.place)
 
 
 def keep_checksums(arrays: list[np.ndarray], sums: list[bytes]) -> None:
     """What a thread beside the one that writes does."""
     with contextlib.suppress(MemoryError):  # the other one will ask for them itself
         sums.append(checksums(arrays))
-
-
-def metadata(facts: dict[str, Any], count: int, sums: bytes | None = None) -> dict[str, str]:
-    """The metadata of a file of so many tensors, with their checksums or as long without."""
-    digits = "0" * DIGITS * count
-    if sums is not None:
-        digits = np.frombuffer(sums, np.uint32).astype(">u4").tobytes().hex()
-    ours = {"version": 1, "header": "0" * DIGITS, "crc32c": digits, **facts}
-    return {"format": "pt", "varscope": json.dumps(ours, separators=(",", ":"))}
-
-
-def header_start(metadata: dict[str, str]) -> bytes:
-    """How the header of a file with this metadata begins."""
-    return b'{"__metadata__":' + json.dumps(metadata, separators=(",", ":")).encode()
 
 
 # --- errors

@@ -133,13 +133,18 @@ def command() -> click.Group:
         """Draw a model as a treemap: OUT ends in .html, .svg or .png."""
         run("plot", target, [*settings, *more], output, as_json)
 
+    seed_option = click.option(
+        "--seed", type=int, help="The seed of the graph; drawn where it is left out."
+    )
+    size_option = click.option(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="Of one file: 5GB, 512MiB."
+    )
+
     @parameters(
         path_or_builder("target", "FILE[:FUNCTION]"),
         output,
-        click.option("--seed", type=int, help="The seed of the graph; drawn where it is left out."),
-        click.option(
-            "--max-shard-size", default="5GB", metavar="SIZE", help="Of one file: 5GB, 512MiB."
-        ),
+        seed_option,
+        size_option,
     )
     def save(
         target: str,
@@ -155,6 +160,68 @@ def command() -> click.Group:
         OUT is a safetensors file, or else a folder for several of them.
         """
         run("save", target, [*settings, *more], output, seed, max_shard_size, as_json)
+
+    @parameters(
+        path_or_builder("target", "FILE[:FUNCTION]"),
+        output,
+        click.option(
+            "path", "--path", required=True, metavar="PATH", help="The checkpoint's folder."
+        ),
+        click.option("--workers", type=int, required=True, metavar="N", help="How many there are."),
+        click.option(
+            "--by",
+            type=click.Choice(["bytes", "files"]),
+            default="bytes",
+            help="Whether several workers may fill parts of one file.",
+        ),
+        seed_option,
+        size_option,
+    )
+    def plan(
+        target: str,
+        output: str,
+        path: str,
+        workers: int,
+        by: str,
+        seed: int | None,
+        max_shard_size: str,
+        settings: tuple[str, ...],
+        more: tuple[str, ...],
+        as_json: bool,
+    ) -> None:
+        """Run a builder, and say which of N workers fills what of its first values.
+
+        OUT is the file of the plan, for `varscope materialise`; nothing is filled yet.
+        """
+        arguments = output, path, workers, by, seed, max_shard_size
+        run("plan", target, [*settings, *more], *arguments, as_json)
+
+    @parameters(
+        click.argument("path", metavar="PLAN"),
+        click.option(
+            "workers", "--worker", type=int, multiple=True, metavar="K",
+            help="Fill what one worker has to, from 0 on; may be given again.",
+        ),
+        click.option("only_finish", "--finish", is_flag=True, help="Only the last step."),
+        click.option("--verify", is_flag=True, help="Read all bytes again before they count."),
+        click.option("--threads", type=int, metavar="N", help="One a processor by default."),
+        builder=False,
+    )  # fmt: skip
+    def materialise(
+        path: str,
+        workers: tuple[int, ...],
+        only_finish: bool,
+        verify: bool,
+        threads: int | None,
+        as_json: bool,
+    ) -> None:
+        """Fill files as a plan says, and make them a checkpoint.
+
+        With --worker one share is filled, with --finish all is checked and put in its place; with
+        neither, both is done for all workers. Status 1 where --finish finds that something is not
+        filled.
+        """
+        run("materialise", path, workers, only_finish, verify, threads, as_json)
 
     @parameters(
         path_or_builder("target", "FILE[:FUNCTION]"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from varscope.checkpoint.opening import open as open_checkpoint
 from varscope.checkpoint.saving import save as save_graph
 from varscope.cli import builders, printing
+from varscope.cli.settings import size_of
 from varscope.errors import VarscopeError
 from varscope.folding import printable
 from varscope.graph import Graph
@@ -25,12 +26,9 @@ def save(
     graph = Graph(seed=seed)
     builders.run(target, settings, graph, as_json)
     started = time.perf_counter()
-    # Longer numbers are nobody's, and int() refuses those of some thousand digits.
-    is_number = max_shard_size.isdecimal() and len(max_shard_size) < 20
-    size = int(max_shard_size) if is_number else max_shard_size
     not_the_builders = VarscopeError, OSError, ImportError
     with builders.builder_errors(f"an initializer of {target}", not_the_builders):
-        save_graph(graph, output, max_shard_size=size)
+        save_graph(graph, output, max_shard_size=size_of(max_shard_size))
     seconds = time.perf_counter() - started
     with open_checkpoint(output) as written:
         count, nbytes, files = len(written), written.nbytes, [str(each) for each in written.files]

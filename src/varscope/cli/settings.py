@@ -104,3 +104,9 @@ def parse_value(text: str, kind: type | None) -> object:
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
     return text if kind is str and type(value) is not str else value
+
+
+def size_of(text: str) -> int | str:
+    """A size as `varscope.save` takes it, of which a bare number is one of bytes."""
+    # Longer numbers are nobody's, and int() refuses those of some thousand digits.
+    return int(text) if text.isdecimal() and len(text) < 20 else text
