@@ -16,7 +16,7 @@ import faulthandler, gc, os, pickle, random, signal, struct, sys, tempfile, time
 import varscope as vs
 from varscope import errors
 
-faulthandler.dump_traceback_later(100, exit=True)
+faulthandler.dump_traceback_later(300, exit=True)
 # A shell's background jobs ignore SIGINT, and so would this process.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 asked, ask = os.pipe()
