@@ -13,6 +13,7 @@ A *name* is a number, a *scope* is a node, a *variable* is a row.  Text exists i
     Marks          which scopes were opened here, for default names
     Frame          one open scope; an immutable link of the stack of a thread or task
     Registry       one graph: the tables above
+    Excerpt        what lies below a scope, told without a graph, to be declared again
 
 Every table grows only, because its domain does: a variable is never deleted, a name never
 forgotten.  So there are no tombstones, an id stays valid for the life of the graph, and a
@@ -255,6 +256,10 @@ cdef class OpNames:
     cdef uint32_t count, capacity
     cdef uint32_t get(self, uint32_t node, uint32_t index, uint32_t name) noexcept
     cdef int put(self, uint32_t node, uint32_t index, uint32_t name, uint32_t counter) except -1
+    cdef bint counts_between(self, uint32_t node, uint32_t name, uint32_t first,
+                             uint32_t last) noexcept
+    cdef int put_run(self, uint32_t node, uint32_t first, uint32_t last, uint32_t name,
+                     uint32_t counter) except -1
     cdef list listed(self, uint32_t place)
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
 
@@ -525,3 +530,51 @@ cdef class Stack:
     cdef int standing                   # whether it may be changed in place: see in_place
     cdef object tried                   # weak reference to the map that was tried out
     cdef Registry pinned                # without a GIL: the default graph when the stack was read
+
+
+# --- excerpts -----------------------------------------------------------------------------------
+# What lies below a scope, told without a graph: numbers of names, specs and sites that are listed
+# beside them.  It can be pickled, and declared in any graph, once or a thousand times.
+cdef struct Level:
+    uint32_t parent            # which one it lies in, that comes before it; NONE: it is the scope
+    uint32_t name              # as in ScopeTree: with FAMILY too
+
+cdef struct Told:
+    uint32_t place
+    uint32_t name
+    uint32_t spec
+    uint32_t site
+    uint32_t suffix            # of its op name, 0 where that is the path
+
+cdef struct Taken:
+    uint32_t place
+    uint32_t name
+    uint32_t first             # of a run of siblings in a family, 0 outside of families
+    uint32_t last
+    uint32_t counter           # see OpNames
+
+cdef class Excerpt:
+    cdef list names, specs, sites
+    cdef list wholes                    # [(place, name, what is kept), ...] of those in parts
+    cdef Level *places                  # scopes of variables, the scope itself first
+    cdef Told *rows                    # variables, in the order of creation
+    cdef Level *op_places               # scopes of op names, the name scope itself first
+    cdef Taken *taken
+    cdef uint32_t place_count, row_count, op_place_count, taken_count
+    cdef bint named                     # there is a name scope,
+    cdef bint aligned                   # of the same path as the scope,
+    cdef bint canonical                 # that lies in no family
+    cdef int read(self, Registry graph, uint32_t top, const NameScopeRef *scope, bint named,
+                  list contents) except -1
+    cdef int leave_out_incomplete(self, list contents) except -1
+    cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,
+                       uint32_t *names, const uint32_t *suffixes, list contents) except -1
+    cdef int read_taken(self, Registry graph, const NameScopeRef *scope, unsigned char *flags,
+                        uint32_t *at, uint32_t *names) except -1
+    cdef int add_taken(self, uint32_t place, uint32_t name, uint32_t first, uint32_t last,
+                       uint32_t counter, uint32_t *capacity) except -1
+    cdef int new_places(self, Registry graph, uint32_t top, unsigned char wanted,
+                        unsigned char *flags, uint32_t *at, uint32_t *names, Level **places,
+                        uint32_t *count) except -1
+    cdef uint32_t number(self, str text, uint32_t *names, uint32_t name) except NONE
+    cdef int check(self) except -1

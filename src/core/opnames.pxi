@@ -58,6 +58,29 @@ cdef class OpNames:
             place = self.new_runs(node, name)
         return set_run(&self.runs[place], index, counter)
 
+    cdef bint counts_between(self, uint32_t node, uint32_t name, uint32_t first,
+                             uint32_t last) noexcept:
+        """Whether the name has a counter below a node in some siblings of a family."""
+        cdef uint32_t place = idmap_get(&self.places, node, name), at
+        if place == NONE:
+            return False
+        at = run_before(&self.runs[place], last + 1)
+        return at != NONE and self.runs[place].items[at].last >= first
+
+    cdef int put_run(self, uint32_t node, uint32_t first, uint32_t last, uint32_t name,
+                     uint32_t counter) except -1:
+        """The counter of a name in siblings in which it has none."""
+        cdef uint32_t place = idmap_get(&self.places, node, name), at
+        if place == NONE:
+            place = self.new_runs(node, name)
+        make_run_room(&self.runs[place])
+        at = run_before(&self.runs[place], first)
+        at = 0 if at == NONE else at + 1
+        insert_run(&self.runs[place], at, first, last, counter)
+        join_run(&self.runs[place], at + 1)
+        join_run(&self.runs[place], at)
+        return 0
+
     cdef list listed(self, uint32_t place):
         """The runs as tuples."""
         cdef uint32_t i
@@ -101,12 +124,7 @@ cdef int set_run(Runs *runs, uint32_t index, uint32_t counter) except -1:
     """Give one index a counter: cut it out of its run, put it in, join it with its neighbours."""
     cdef uint32_t at = run_before(runs, index + 1)
     cdef Run old
-    cdef Run *items
-    if runs.count + 2 > runs.capacity:
-        items = <Run *>PyMem_Realloc(runs.items, (runs.capacity * 2 + 4) * sizeof(Run))
-        if items == NULL:
-            raise MemoryError()
-        runs.items, runs.capacity = items, runs.capacity * 2 + 4
+    make_run_room(runs)
     if at != NONE and runs.items[at].last >= index:
         old = runs.items[at]
         remove_run(runs, at)
@@ -121,6 +139,17 @@ cdef int set_run(Runs *runs, uint32_t index, uint32_t counter) except -1:
         insert_run(runs, at, index, index, counter)
     join_run(runs, at + 1)
     join_run(runs, at)
+    return 0
+
+
+cdef int make_run_room(Runs *runs) except -1:
+    """Room for two runs more."""
+    cdef Run *items
+    if runs.count + 2 > runs.capacity:
+        items = <Run *>PyMem_Realloc(runs.items, (runs.capacity * 2 + 4) * sizeof(Run))
+        if items == NULL:
+            raise MemoryError()
+        runs.items, runs.capacity = items, runs.capacity * 2 + 4
     return 0
 
 

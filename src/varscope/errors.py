@@ -305,6 +305,31 @@ class VariableExistsError(VarscopeError, ValueError):
         )
 
 
+class NamesTakenError(VariableExistsError):
+    """Variables were to be declared together and some are there: all their `names`.
+
+    `name` is the first of them, `site` that of its creation.
+    """
+
+    names: list[str]
+
+    @classmethod
+    def among(cls, names: list[str], site: tuple[str, int, str] | None) -> Self:
+        shown = "".join(f"\n  {name}" for name in names[:10])
+        more = f"\n  ... and {len(names) - 10:,} more" if len(names) > 10 else ""
+        where = "" if site is None else f" (created at {site[0]}:{site[1]} in {site[2]})"
+        first, others = shown[:len(names[0]) + 3] + where, shown[len(names[0]) + 3 :]
+        many = "1 variable is" if len(names) == 1 else f"{len(names):,} variables are"
+        return cls.stating(
+            f"{many} there already, and nothing was declared:{first}{others}{more}\n"
+            "write other names for the scopes, or open one with reuse=varscope.AUTO_REUSE to "
+            "share what is there and is alike",
+            name=names[0],
+            names=names,
+            site=site,
+        )
+
+
 class VariableMissingError(VarscopeError, ValueError):
     """A variable was to be reused and is not there; `name`, `origin`, `similar` names.
 

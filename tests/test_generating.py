@@ -1,0 +1,181 @@
+"""Stamps and grafts: graphs that they make are those that building would make."""
+
+import contextlib
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import varscope as vs
+from varscope import errors
+
+# --- random models -------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "a_1", "b_1", "b_2", "c/a", "part_0", "layer_2"])
+BODIES = st.deferred(lambda: st.lists(STEP, max_size=4))
+STEP = st.one_of(
+    st.tuples(st.just("variable"), NAMES, st.integers(0, 3)),
+    st.tuples(st.just("variable"), NAMES, st.integers(0, 3)),
+    st.tuples(st.just("open"), NAMES, BODIES),
+    st.tuples(st.just("bare"), NAMES, BODIES),  # without a name scope
+    st.tuples(st.just("default"), NAMES, BODIES),
+    st.tuples(st.just("name scope"), NAMES, BODIES),
+    st.tuples(st.just("unique"), NAMES),
+    st.tuples(st.just("parts"), NAMES, st.integers(1, 3)),
+    st.tuples(st.just("collect"), st.integers(0, 5)),
+    st.tuples(st.just("twice"), BODIES),
+)
+KINDS = [
+    {"shape": [2, 3]},
+    {"shape": [], "initializer": vs.ones, "trainable": False},
+    {"initializer": np.arange(3), "collections": ["mine"]},
+    {"shape": [4], "dtype": "float64", "regularizer": vs.l2_regularizer(0.5)},
+]
+
+
+def build(body):
+    """Run the steps of a body in the current scope; what cannot be is left out."""
+    for kind, *rest in body:
+        with contextlib.suppress(ValueError):
+            step(kind, *rest)
+
+
+def step(kind, what, *rest):
+    graph = vs.get_default_graph()
+    if kind == "variable":
+        vs.get_variable(what, **KINDS[rest[0]])
+    elif kind == "parts":
+        vs.get_variable(what, [6, 2], partitioner=vs.fixed_size_partitioner(rest[0]))
+    elif kind == "unique":
+        graph.unique_name(what)
+    elif kind == "collect":
+        # One of those in this scope, or its loss, as model functions do.
+        scope = vs.get_variable_scope()
+        mine = [v for v in graph.variables if v.path.startswith(scope.name + "/")]
+        if mine and scope.name:
+            variable = mine[what % len(mine)]
+            graph.add_to_collection("kept", variable)
+            if variable.regularizer is not None:
+                loss = vs.RegularizationLoss(variable, variable.regularizer)
+                graph.add_to_collection("losses", loss)
+    elif kind == "twice":
+        build(what)
+        build(what)
+    elif kind == "name scope":
+        with vs.name_scope(what):
+            build(rest[0])
+    else:
+        with {
+            "open": lambda: vs.variable_scope(what),
+            "bare": lambda: vs.variable_scope(what, auxiliary_name_scope=False),
+            "default": lambda: vs.variable_scope(None, what),
+        }[kind]():
+            build(rest[0])
+
+
+# --- all that can be seen ------------------------------------------------------------------------
+
+LEAVES = ["a", "a_1", "a_2", "b", "b_1", "b_2", "b_3", "c", "part_0", "new", "layer_1", "layer_2"]
+SCOPES = ["", "a", "a_1", "b", "b_1", "c", "layer_0", "layer_1", "layer_2", "x", "x_1"]
+
+
+def of_variable(v):
+    return {
+        "name": v.name,
+        "path": v.path,
+        "shape": v.shape,
+        "dtype": v.dtype,
+        "trainable": v.trainable,
+        "initialized": v.initialized,
+        "version": v.version,
+        "values": v.initial_value().tolist(),
+        "regularizer": v.regularizer,
+        "device": v.caching_device,
+        "site": v.creation_site,
+        "slice": v.save_slice_info,
+    }
+
+
+def seen(graph, scopes=()):
+    """What a graph shows; `scopes` are paths in which it is asked for op names."""
+    keys = [value for name, value in vars(vs.GraphKeys).items() if name.isupper()]
+    found = {
+        "variables": [of_variable(v) for v in graph.variables],
+        "collections": {
+            key: [getattr(value, "name", value) for value in graph.get_collection(key)]
+            for key in [*keys, "mine", "kept"]
+        },
+        "parts": [(path, kept.slicing) for path, kept in graph._partitions()],
+        "names": list(graph),
+        "found": [v.name for v in graph.find("**/a")],
+        "seed": graph.seed,
+    }
+    with graph.as_default():
+        for scope in scopes:
+            with vs.name_scope(scope + "/" if scope else None):
+                found[scope] = [graph.unique_name(leaf, mark_as_used=False) for leaf in LEAVES]
+    return found
+
+
+def places(prefix):
+    """Where it is looked for op names: a few levels below a prefix."""
+    inside = [f"{a}/{b}" if a and b else a + b for a in SCOPES for b in SCOPES[:7]]
+    return [*SCOPES, *(f"{prefix}/{path}" for path in inside if path), prefix]
+
+
+def alike(one, other, prefix="model", after=()):
+    """Assert that two graphs are equal now, as pickles, and after more was built in each."""
+    where = places(prefix)
+    assert seen(one, where) == seen(other, where)
+    assert seen(pickle.loads(pickle.dumps(other)), where) == seen(one, where)
+    for graph in (one, other):
+        with graph.as_default():
+            build(after)
+            with vs.variable_scope(prefix):
+                build(after)
+    assert seen(one, where) == seen(other, where)
+
+
+INTO = st.lists(
+    st.sampled_from(["layer_1", "layer_2", "layer_3", "a", "x", "x_1", "b_2", "c/d"]),
+    min_size=1,
+    max_size=4,
+    unique=True,
+)
+
+
+# --- stamping ------------------------------------------------------------------------------------
+
+
+def looped(first, body, into, before, stamped):
+    with vs.Graph(seed=3).as_default() as graph:
+        build(before)
+        with vs.variable_scope("model"):
+            build(before)
+            with vs.variable_scope(first):
+                build(body)
+            if stamped:
+                vs.stamp(first, into=into)
+            else:
+                for name in into:
+                    with vs.variable_scope(name):
+                        build(body)
+            defaults = []
+            for name in LEAVES:
+                with vs.variable_scope(None, name, auxiliary_name_scope=False) as scope:
+                    defaults.append(scope.name)
+    return graph, defaults
+
+
+@given(st.sampled_from(["layer_0", "layer_4", "first"]), BODIES, INTO, BODIES)
+@settings(max_examples=300, deadline=None)
+def test_stamping_in_a_fresh_scope_is_building_again(first, body, into, after):
+    if not any(kind in ("variable", "parts") for kind, *_ in body):
+        body = [*body, ("variable", "w", 0)]
+    loop, defaults = looped(first, body, into, [], False)
+    stamp, same = looped(first, body, into, [], True)
+    assert defaults == same
+    alike(loop, stamp, after=after)
