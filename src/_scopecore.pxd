@@ -85,11 +85,12 @@ cdef class NameTable:
     cdef NameSlot *slots
     cdef size_t mask
     cdef bint long_numbered    # a name base_N too long to note its base may be in the table
+    cdef uint32_t recent_base  # of the name base_N that was made last
     cdef uint32_t find(self, PyObject *text) noexcept
     cdef uint32_t intern(self, str component) except NONE
     cdef uint32_t intern_base(self, str component) except? NONE
     cdef str text(self, uint32_t id)
-    cdef int grow(self) except -1
+    cdef int reserve(self, uint32_t more) except -1
 
 
 cdef struct Node:
@@ -105,6 +106,9 @@ cdef class ScopeTree:
     cdef uint32_t count, capacity
     cdef IdMap children                 # the nodes that are not the first of their name
     cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE
+    cdef int grow(self, uint32_t capacity) except -1
+    cdef int reserve(self, size_t more) except -1            # so many add cannot fail
+    cdef uint32_t add(self, uint32_t parent, uint32_t name) noexcept
     cdef uint32_t find(self, uint32_t parent, uint32_t name) noexcept
 
 
@@ -544,7 +548,10 @@ cdef struct Told:
     uint32_t name
     uint32_t spec
     uint32_t site
-    uint32_t suffix            # of its op name, 0 where that is the path
+
+cdef struct Suffixed:          # a variable whose op name is no path
+    uint32_t row               # its number here
+    uint32_t suffix
 
 cdef struct Taken:
     uint32_t place
@@ -557,10 +564,11 @@ cdef class Excerpt:
     cdef list names, specs, sites
     cdef list wholes                    # [(place, name, what is kept), ...] of those in parts
     cdef Level *places                  # scopes of variables, the scope itself first
-    cdef Told *rows                    # variables, in the order of creation
+    cdef Told *rows                     # variables, in the order of creation
+    cdef Suffixed *suffixes             # in that order too
     cdef Level *op_places               # scopes of op names, the name scope itself first
     cdef Taken *taken
-    cdef uint32_t place_count, row_count, op_place_count, taken_count
+    cdef uint32_t place_count, row_count, suffix_count, op_place_count, taken_count
     cdef bint named                     # there is a name scope,
     cdef bint aligned                   # of the same path as the scope,
     cdef bint canonical                 # that lies in no family
@@ -568,7 +576,7 @@ cdef class Excerpt:
                   list contents) except -1
     cdef int leave_out_incomplete(self, list contents) except -1
     cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,
-                       uint32_t *names, const uint32_t *suffixes, list contents) except -1
+                       uint32_t *names, list contents) except -1
     cdef int read_taken(self, Registry graph, const NameScopeRef *scope, unsigned char *flags,
                         uint32_t *at, uint32_t *names) except -1
     cdef int add_taken(self, uint32_t place, uint32_t name, uint32_t first, uint32_t last,

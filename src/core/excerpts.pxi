@@ -30,6 +30,7 @@ cdef class Excerpt:
         PyMem_Free(self.rows)
         PyMem_Free(self.op_places)
         PyMem_Free(self.taken)
+        PyMem_Free(self.suffixes)
 
     def __len__(self):
         return self.row_count
@@ -61,6 +62,7 @@ cdef class Excerpt:
             self.names, self.specs, sites, self.wholes, self.aligned,
             packed(<uint32_t *>self.places, self.place_count * (sizeof(Level) // 4)),
             packed(<uint32_t *>self.rows, self.row_count * (sizeof(Told) // 4)),
+            packed(<uint32_t *>self.suffixes, self.suffix_count * (sizeof(Suffixed) // 4)),
             packed(<uint32_t *>self.op_places, self.op_place_count * (sizeof(Level) // 4)),
             packed(<uint32_t *>self.taken, self.taken_count * (sizeof(Taken) // 4)))
 
@@ -76,7 +78,6 @@ cdef class Excerpt:
         cdef unsigned char *flags = NULL
         cdef uint32_t *at = NULL               # by node: its place,
         cdef uint32_t *names = NULL            # by name: its number here and one more,
-        cdef uint32_t *suffixes = NULL         # by row, where any op name is no path
         cdef uint32_t i
         cdef bint collecting = hold_collector()
         self.names, self.specs, self.sites, self.wholes = [], [], [], []
@@ -91,11 +92,7 @@ cdef class Excerpt:
                 flags[scope.node] |= OF_OPS
             for i in range(1, nodes):          # a node is made behind the one that it lies in
                 flags[i] |= flags[graph.tree.nodes[i].parent] & (OF_ROWS | OF_OPS)
-            if graph.renamed:
-                suffixes = numbers(graph.table.count)
-                for row, suffix in graph.renamed.items():
-                    suffixes[<uint32_t>row] = suffix
-            self.read_rows(graph, top, flags, at, names, suffixes, contents)
+            self.read_rows(graph, top, flags, at, names, contents)
             if named:
                 self.read_taken(graph, scope, flags, at, names)
             else:
@@ -105,7 +102,6 @@ cdef class Excerpt:
             PyMem_Free(flags)
             PyMem_Free(at)
             PyMem_Free(names)
-            PyMem_Free(suffixes)
             release_collector(collecting)
         if free_threaded and self.wholes:
             self.leave_out_incomplete(contents)
@@ -140,28 +136,46 @@ cdef class Excerpt:
             self.rows[kept_rows] = self.rows[i]
             kept_rows += 1
         self.row_count = kept_rows
+        kept_rows = 0
+        for i in range(self.suffix_count):
+            if moved[self.suffixes[i].row] is not None:
+                self.suffixes[kept_rows].row = moved[self.suffixes[i].row]
+                self.suffixes[kept_rows].suffix = self.suffixes[i].suffix
+                kept_rows += 1
+        self.suffix_count = kept_rows
         if contents is not None:
             contents[:] = [(moved[row], content) for row, content in contents
                            if moved[row] is not None]
         return 0
 
     cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,
-                       uint32_t *names, const uint32_t *suffixes, list contents) except -1:
-        cdef uint32_t row, count = 0, node, name
+                       uint32_t *names, list contents) except -1:
+        cdef uint32_t row, count = 0, node, name, turn = 0
+        cdef list renamed = sorted(graph.renamed)      # by row, as those here are
         cdef uint32_t *specs = NULL            # by number: that here and one more
         cdef uint32_t *sites = NULL
         cdef uint64_t key
         cdef Row *r
         cdef Told *new
-        for row in range(graph.table.count):
-            node = graph.table.rows[row].node
-            if flags[node] & OF_ROWS:
-                flags[node] |= FOR_ROWS
-                count += 1
+        for row in range(graph.tree.count):
+            if flags[row] & OF_ROWS and graph.tree.nodes[row].rows:
+                flags[row] |= FOR_ROWS
+        if top == ROOT:
+            count = graph.table.count
+        else:
+            for row in range(graph.table.count):
+                count += flags[graph.table.rows[row].node] & OF_ROWS
         self.new_places(graph, top, FOR_ROWS, flags, at, names, &self.places, &self.place_count)
         self.rows = <Told *>PyMem_Malloc((count + 1) * sizeof(Told))
-        if self.rows == NULL:
+        self.suffixes = <Suffixed *>PyMem_Malloc((len(renamed) + 1) * sizeof(Suffixed))
+        if self.rows == NULL or self.suffixes == NULL:
             raise MemoryError()
+        expect(self.rows, count * sizeof(Told))
+        for number in renamed:
+            if flags[graph.table.rows[<uint32_t>number].node] & OF_ROWS:
+                self.suffixes[self.suffix_count].row = number      # for now: that of the graph
+                self.suffixes[self.suffix_count].suffix = graph.renamed[number]
+                self.suffix_count += 1
         try:
             specs, sites = numbers(len(graph.specs)), numbers(len(graph.sites))
             for row in range(graph.table.count):
@@ -170,7 +184,9 @@ cdef class Excerpt:
                     continue
                 new = &self.rows[self.row_count]
                 new.place = at[r.node]
-                new.name = self.number(graph.names.text(r.name), names, r.name)
+                if names[r.name] == 0:
+                    self.number(graph.names.text(r.name), names, r.name)
+                new.name = names[r.name] - 1
                 if specs[r.spec] == 0:
                     self.specs.append(graph.specs[r.spec])
                     specs[r.spec] = <uint32_t>len(self.specs)
@@ -178,8 +194,10 @@ cdef class Excerpt:
                     self.sites.append(graph.sites[r.site])
                     sites[r.site] = <uint32_t>len(self.sites)
                 new.spec, new.site = specs[r.spec] - 1, sites[r.site] - 1
-                new.suffix = 0 if suffixes == NULL else suffixes[row]
-                if contents is not None and is_filled(r.content):
+                if turn < self.suffix_count and self.suffixes[turn].row == row:
+                    self.suffixes[turn].row = self.row_count
+                    turn += 1
+                if r.content != NULL and is_filled(r.content) and contents is not None:
                     contents.append((self.row_count, place_of(r.content) if is_tag(r.content)
                                      else <object>r.content))
                 self.row_count += 1
@@ -303,6 +321,9 @@ cdef class Excerpt:
             good &= (self.rows[i].place < self.place_count and self.rows[i].name < names
                      and self.rows[i].spec < <uint32_t>len(self.specs)
                      and self.rows[i].site < <uint32_t>len(self.sites))
+        for i in range(self.suffix_count):
+            good &= self.suffixes[i].row < self.row_count and (
+                i == 0 or self.suffixes[i - 1].row < self.suffixes[i].row)
         for i in range(self.taken_count):
             good &= (self.taken[i].place < self.op_place_count and self.taken[i].name < names
                      and self.taken[i].first <= self.taken[i].last)
@@ -341,7 +362,8 @@ cdef void *unpacked(bytes packed, size_t size, uint32_t *count) except NULL:
 
 def restored_excerpt(list names not None, list specs not None, list sites not None,
                      list wholes not None, bint aligned, bytes places not None,
-                     bytes rows not None, bytes op_places not None, bytes taken not None):
+                     bytes rows not None, bytes suffixes not None, bytes op_places not None,
+                     bytes taken not None):
     """An excerpt that was pickled."""
     cdef Excerpt new = Excerpt.__new__(Excerpt)
     for name in names:
@@ -352,6 +374,7 @@ def restored_excerpt(list names not None, list specs not None, list sites not No
     new.named = new.canonical = True           # a whole graph is what is pickled
     new.places = <Level *>unpacked(places, sizeof(Level), &new.place_count)
     new.rows = <Told *>unpacked(rows, sizeof(Told), &new.row_count)
+    new.suffixes = <Suffixed *>unpacked(suffixes, sizeof(Suffixed), &new.suffix_count)
     new.op_places = <Level *>unpacked(op_places, sizeof(Level), &new.op_place_count)
     new.taken = <Taken *>unpacked(taken, sizeof(Taken), &new.taken_count)
     new.check()

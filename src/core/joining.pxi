@@ -32,20 +32,24 @@ cdef class Translated:
     cdef Excerpt excerpt
     cdef list contents                  # [(row, content), ...], in order
     cdef list wholes                    # [(place, name, spec id, kept), ...]
+    cdef uint32_t *names                # by their numbers there
+    cdef uint32_t *specs
+    cdef uint32_t *sites
     cdef Level *places
-    cdef Told *rows
     cdef Level *op_places
     cdef Taken *taken
     cdef uint32_t *counted              # rows of each place
-    cdef uint32_t *flagged              # the rows whose op name may be no path
+    cdef Suffixed *flagged              # the rows whose op name may be no path
     cdef uint32_t op_place_count, taken_count, taken_capacity, op_capacity, flagged_count
     cdef uint32_t indexed               # rows that need an entry in the index
     cdef bint expanded
     cdef IdMap copies                   # (place in a family, number) -> the place outside of it
 
     def __dealloc__(self):
+        PyMem_Free(self.names)
+        PyMem_Free(self.specs)
+        PyMem_Free(self.sites)
         PyMem_Free(self.places)
-        PyMem_Free(self.rows)
         PyMem_Free(self.op_places)
         PyMem_Free(self.taken)
         PyMem_Free(self.counted)
@@ -53,90 +57,85 @@ cdef class Translated:
         idmap_free(&self.copies)
 
     cdef int translate(self, Registry graph, Excerpt excerpt, list contents) except -1:
-        cdef uint32_t *names = NULL
-        cdef uint32_t *specs = NULL
-        cdef uint32_t *sites = NULL
-        cdef uint32_t i, count
+        cdef uint32_t i
         self.graph, self.excerpt, self.contents, self.wholes = graph, excerpt, contents, []
-        try:
-            names = numbers(len(excerpt.names))
-            specs, sites = numbers(len(excerpt.specs)), numbers(len(excerpt.sites))
-            for i in range(<uint32_t>len(excerpt.names)):
-                names[i] = graph.names.intern(excerpt.names[i])
-                if i & 0xFFFF == 0xFFFF:
-                    PyErr_CheckSignals()
-            for i in range(<uint32_t>len(excerpt.specs)):
-                specs[i] = graph.spec_id(excerpt.specs[i])
-            for i in range(<uint32_t>len(excerpt.sites)):
-                sites[i] = known_site(graph, excerpt.sites[i])
-            for place, name, kept in excerpt.wholes:
-                self.wholes.append((place, names[<uint32_t>name],
-                                    graph.specs[graph.spec_id(kept.spec)], kept))
-            count = excerpt.row_count
-            self.rows = <Told *>PyMem_Malloc((count + 1) * sizeof(Told))
-            self.places = <Level *>PyMem_Malloc(excerpt.place_count * sizeof(Level))
-            self.op_places = <Level *>PyMem_Malloc(excerpt.op_place_count * sizeof(Level))
-            self.taken = <Taken *>PyMem_Malloc((excerpt.taken_count + 1) * sizeof(Taken))
-            if (self.rows == NULL or self.places == NULL or self.op_places == NULL
-                    or self.taken == NULL):
-                raise MemoryError()
-            for i in range(count):
-                self.rows[i] = excerpt.rows[i]
-                self.rows[i].name = names[excerpt.rows[i].name]
-                self.rows[i].spec = specs[excerpt.rows[i].spec]
-                self.rows[i].site = sites[excerpt.rows[i].site]
-            translate_places(excerpt.places, excerpt.place_count, names, self.places)
-            translate_places(excerpt.op_places, excerpt.op_place_count, names, self.op_places)
-            self.op_place_count = self.op_capacity = excerpt.op_place_count
-            for i in range(excerpt.taken_count):
-                self.taken[i] = excerpt.taken[i]
-                self.taken[i].name = names[excerpt.taken[i].name]
-                # From now on it may be asked whether the op names hold it.
-                graph.names.names[self.taken[i].name].named_op = True
-            self.taken_count = self.taken_capacity = excerpt.taken_count
-        finally:
-            PyMem_Free(names)
-            PyMem_Free(specs)
-            PyMem_Free(sites)
-        self.count_rows()
-        self.flag_rows()
+        self.names = numbers(len(excerpt.names))
+        self.specs, self.sites = numbers(len(excerpt.specs)), numbers(len(excerpt.sites))
+        if <uint32_t>len(excerpt.names) > graph.names.count:
+            graph.names.reserve(<uint32_t>len(excerpt.names))
+        for i in range(<uint32_t>len(excerpt.names)):
+            self.names[i] = graph.names.intern(excerpt.names[i])
+            if i & 0xFFFF == 0xFFFF:
+                PyErr_CheckSignals()
+        for i in range(<uint32_t>len(excerpt.specs)):
+            self.specs[i] = graph.spec_id(excerpt.specs[i])
+        for i in range(<uint32_t>len(excerpt.sites)):
+            self.sites[i] = known_site(graph, excerpt.sites[i])
+        for place, name, kept in excerpt.wholes:
+            self.wholes.append((place, self.names[<uint32_t>name],
+                                graph.specs[graph.spec_id(kept.spec)], kept))
+        self.places = <Level *>PyMem_Malloc(excerpt.place_count * sizeof(Level))
+        self.op_places = <Level *>PyMem_Malloc(excerpt.op_place_count * sizeof(Level))
+        self.taken = <Taken *>PyMem_Malloc((excerpt.taken_count + 1) * sizeof(Taken))
+        if self.places == NULL or self.op_places == NULL or self.taken == NULL:
+            raise MemoryError()
+        translate_places(excerpt.places, excerpt.place_count, self.names, self.places)
+        translate_places(excerpt.op_places, excerpt.op_place_count, self.names, self.op_places)
+        self.op_place_count = self.op_capacity = excerpt.op_place_count
+        for i in range(excerpt.taken_count):
+            self.taken[i] = excerpt.taken[i]
+            self.taken[i].name = self.names[excerpt.taken[i].name]
+            # From now on it may be asked whether the op names hold it.
+            graph.names.names[self.taken[i].name].named_op = True
+        self.taken_count = self.taken_capacity = excerpt.taken_count
+        self.look_at_rows()
         return 0
 
-    cdef int count_rows(self) except -1:
-        """How many rows a place has, and of how many the index has to know."""
+    cdef inline uint32_t name(self, uint32_t row) noexcept:
+        return self.names[self.excerpt.rows[row].name]
+
+    cdef int look_at_rows(self) except -1:
+        """How many rows a place has, how many the index has to know, and which to look at again."""
         cdef uint32_t *behind = numbers(self.excerpt.place_count)      # where the last one ended
-        cdef uint32_t *scattered = NULL
-        cdef uint32_t i, place
+        cdef unsigned char *scattered = NULL
+        cdef unsigned char *look = NULL        # by name: whether its op name may be taken
+        cdef uint32_t i, place, turn = 0, capacity = 0, count = <uint32_t>len(self.excerpt.names)
+        cdef bint suffixed
+        cdef Name *name
         try:
-            scattered = numbers(self.excerpt.place_count)
+            scattered = <unsigned char *>PyMem_Calloc(self.excerpt.place_count, 1)
+            look = <unsigned char *>PyMem_Calloc(count + 1, 1)
+            if scattered == NULL or look == NULL:
+                raise MemoryError()
             self.counted = numbers(self.excerpt.place_count)
+            for i in range(count):
+                name = &self.graph.names.names[self.names[i]]
+                look[i] = name.named_op or name.suffix != 0
             for i in range(self.excerpt.row_count):
-                place = self.rows[i].place
+                place = self.excerpt.rows[i].place
                 if self.counted[place] and behind[place] != i:
                     scattered[place] = True
                 self.counted[place] += 1
                 behind[place] = i + 1
+                suffixed = (turn < self.excerpt.suffix_count
+                            and self.excerpt.suffixes[turn].row == i)
+                if look[self.excerpt.rows[i].name] or suffixed:
+                    if self.flagged_count == capacity:
+                        self.flagged = <Suffixed *>grown(self.flagged, &capacity, sizeof(Suffixed))
+                    self.flagged[self.flagged_count].row = i
+                    self.flagged[self.flagged_count].suffix = 0
+                    if suffixed:
+                        self.flagged[self.flagged_count].suffix = (
+                            self.excerpt.suffixes[turn].suffix)
+                        turn += 1
+                    self.flagged_count += 1
             for i in range(self.excerpt.place_count):
                 if scattered[i] or self.counted[i] > FEW:
                     self.indexed += self.counted[i]
         finally:
             PyMem_Free(behind)
             PyMem_Free(scattered)
-        return 0
-
-    cdef int flag_rows(self) except -1:
-        cdef uint32_t i, turn
-        cdef Name *name
-        for turn in range(2):
-            self.flagged_count = 0
-            for i in range(self.excerpt.row_count):
-                name = &self.graph.names.names[self.rows[i].name]
-                if name.named_op or name.suffix or self.rows[i].suffix:
-                    if turn:
-                        self.flagged[self.flagged_count] = i
-                    self.flagged_count += 1
-            if turn == 0:
-                self.flagged = numbers(self.flagged_count)
+            PyMem_Free(look)
         return 0
 
     # --- op names of families, where the place lies in a family itself
@@ -363,19 +362,29 @@ cdef class Joining:
         return 0
 
     cdef int make_nodes(self) except -1:
-        """The nodes of all places."""
-        cdef uint32_t i, place
+        """The nodes of all places; those of a scope that is new need not be looked for."""
+        cdef ScopeTree tree = self.graph.tree
+        cdef uint32_t i, place, count
         cdef uint32_t *nodes
+        cdef size_t places = 0
         cdef Translated job
+        for i in range(self.target_count):
+            job = self.jobs[self.targets[i].job]
+            places += job.excerpt.place_count - 1
+        tree.reserve(places)
         for i in range(self.target_count):
             job = self.jobs[self.targets[i].job]
             nodes = &self.nodes[self.targets[i].first_node]
             nodes[0] = self.targets[i].node
-            for place in range(1, job.excerpt.place_count):
-                nodes[place] = self.graph.tree.child(
-                    nodes[job.places[place].parent], job.places[place].name)
-            if i & 0xFFF == 0xFFF:
-                PyErr_CheckSignals()
+            count = job.excerpt.place_count
+            if self.targets[i].old:
+                for place in range(1, count):
+                    nodes[place] = tree.child(nodes[job.places[place].parent],
+                                              job.places[place].name)
+            else:
+                for place in range(1, count):
+                    nodes[place] = tree.add(nodes[job.places[place].parent],
+                                            job.places[place].name)
         return 0
 
     cdef int make_kept(self) except -1:
@@ -408,18 +417,18 @@ cdef class Joining:
             nodes = &self.nodes[self.targets[i].first_node]
             if self.targets[i].old or self.mode == SHARE:
                 for row in range(job.excerpt.row_count):
-                    node = nodes[job.rows[row].place]
-                    found = table.find(node, job.rows[row].name)
+                    node = nodes[job.excerpt.rows[row].place]
+                    found = table.find(node, job.name(row))
                     if found == NONE:
                         if self.mode == SHARE:
-                            self.refuse_missing(node, job.rows[row].name)
-                        if graph.partition(node, job.rows[row].name) is not None:
-                            clashes.append(graph.join(node, job.rows[row].name))
+                            self.refuse_missing(node, job.name(row))
+                        if graph.partition(node, job.name(row)) is not None:
+                            clashes.append(graph.join(node, job.name(row)))
                         continue
                     if not self.mode:
                         clashes.append(graph.row_path(found))
                         continue
-                    self.see_that_it_fits(found, job.rows[row].spec)
+                    self.see_that_it_fits(found, job.specs[job.excerpt.rows[row].spec])
                     if self.there == NULL:
                         self.there = <unsigned char *>PyMem_Calloc(self.total + 1, 1)
                         if self.there == NULL:
@@ -487,9 +496,9 @@ cdef class Joining:
             job = self.jobs[self.targets[<uint32_t>target].job]
             for row in range(job.excerpt.row_count):
                 if not self.is_there(&self.targets[<uint32_t>target], <uint32_t>row):
-                    place = self.targets[<uint32_t>target].first_node + job.rows[<uint32_t>row].place
+                    place = self.targets[<uint32_t>target].first_node + job.excerpt.rows[<uint32_t>row].place
                     refuse_variable(self.graph.join(self.nodes[<size_t>place],
-                                                    job.rows[<uint32_t>row].name))
+                                                    job.name(<uint32_t>row)))
         return 0
 
     cdef int take_names(self) except -1:
@@ -573,7 +582,9 @@ cdef class Joining:
                 return 0
             for n in range(job.taken_count):
                 taken = &job.taken[n]
-                if taken.counter and taken.first == 0 and not fresh:
+                if (taken.counter and taken.first == 0 and not fresh
+                        and (refs[taken.place].node < self.nodes_before
+                             or self.graph.names.names[taken.name].of_variable)):
                     used[n] = self.graph.taken(&refs[taken.place], taken.name)
             for n in range(job.taken_count):
                 taken = &job.taken[n]
@@ -675,15 +686,15 @@ cdef class Joining:
         cdef NameScopeRef scope
         cdef uint32_t i, row, suffix, at, node = NONE
         for i in range(job.flagged_count):
-            row = job.flagged[i]
+            row = job.flagged[i].row
             suffix = UNKNOWN
             if target.aligned:
-                at = self.nodes[target.first_node + job.rows[row].place]
+                at = self.nodes[target.first_node + job.excerpt.rows[row].place]
                 if at != node:
                     node = at
                     self.graph.as_name_scope(node, &scope)
-                if self.is_free(&scope, job.rows[row].name, job.rows[row].suffix):
-                    suffix = job.rows[row].suffix
+                if self.is_free(&scope, job.name(row), job.flagged[i].suffix):
+                    suffix = job.flagged[i].suffix
             if suffix:
                 self.add_renaming(number, row, suffix)
         return 0
@@ -709,27 +720,27 @@ cdef class Joining:
     cdef int name_late(self, Renaming *renaming) except -1:
         cdef Target *target = &self.targets[renaming.target]
         cdef Translated job = self.jobs[target.job]
-        cdef Told *row = &job.rows[renaming.row]
+        cdef Told *row = &job.excerpt.rows[renaming.row]
         cdef NameScopeRef scope
-        cdef uint32_t used, i, id
+        cdef uint32_t used, i, id, name = job.name(renaming.row)
         self.graph.as_name_scope(self.nodes[target.first_node + row.place], &scope)
-        used = self.graph.taken(&scope, row.name)
+        used = self.graph.taken(&scope, name)
         renaming.suffix = 0
         if used == 0 or self.is_there(target, renaming.row):
             return 0
         while True:
-            used = self.graph.raise_counter(&scope, row.name, used, False)
+            used = self.graph.raise_counter(&scope, name, used, False)
             # Another of the new variables may have that for its path.
-            text = suffixed(self.graph.names.text(row.name), used)
+            text = suffixed(self.graph.names.text(name), used)
             id = self.graph.names.find(<PyObject *>text)
             for i in range(job.excerpt.row_count):
-                if job.rows[i].place == row.place and job.rows[i].name == id:
+                if job.excerpt.rows[i].place == row.place and job.name(i) == id:
                     break
             else:
                 break
             used += 1
         renaming.suffix = used
-        return self.count_to(scope.node, scope.index, row.name, used + 1)
+        return self.count_to(scope.node, scope.index, name, used + 1)
 
     cdef inline bint is_there(self, const Target *target, uint32_t row) noexcept:
         return self.there != NULL and self.there[target.first_row + row]
@@ -763,6 +774,7 @@ cdef class Joining:
             if rows == NULL:
                 raise MemoryError()
             table.rows, table.capacity = rows, capacity
+            expect(&rows[table.count], more * sizeof(Row))
         if indexed:
             idmap_reserve(&table.index, indexed)
         return 0
@@ -851,18 +863,22 @@ cdef class Joining:
         cdef Py_ssize_t turn
         cdef uint32_t *nodes
         cdef Target *target
-        cdef Told *entry
+        cdef Told *told
         cdef Translated job
         for i in range(self.target_count):
             target = &self.targets[i]
             job = self.jobs[target.job]
             nodes = &self.nodes[target.first_node]
             turn = 0
+            if not target.old and job.indexed == 0 and job.contents is None:
+                self.add_side_by_side(job, nodes)
+                continue
             for row in range(job.excerpt.row_count):
                 if self.is_there(target, row):
                     continue
-                entry = &job.rows[row]
-                added = table.add(nodes[entry.place], entry.name, entry.spec, entry.site)
+                told = &job.excerpt.rows[row]
+                added = table.add(nodes[told.place], job.names[told.name], job.specs[told.spec],
+                                  job.sites[told.site])
                 if job.contents is not None:
                     content = content_of(job.contents, row, &turn)
                     if content != NULL:
@@ -873,6 +889,28 @@ cdef class Joining:
             self.first.row, self.first.graph = first, self.graph
             mark(<PyObject *>self.first)
             table.rows[first].handle = <PyObject *>self.first
+
+    cdef void add_side_by_side(self, Translated job, const uint32_t *nodes) noexcept:
+        """The rows of a new scope, of which the index need not know."""
+        cdef VariableTable table = self.graph.table
+        cdef Name *names = self.graph.names.names
+        cdef uint32_t i, count = table.count
+        cdef const Told *told = job.excerpt.rows
+        cdef Row *row = &table.rows[count]
+        cdef Node *node
+        for i in range(job.excerpt.row_count):
+            row.node, row.name = nodes[told.place], job.names[told.name]
+            row.spec, row.site = job.specs[told.spec], job.sites[told.site]
+            row.handle = row.content = NULL
+            node = &self.graph.tree.nodes[row.node]
+            if node.rows == 0:
+                node.first_row = count + i
+            names[row.name].of_variable = True
+            names[row.name].place = <unsigned char>node.rows
+            node.rows += 1
+            row += 1
+            told += 1
+        table.count = count + job.excerpt.row_count
 
     # --- back again
     def __call__(self):
