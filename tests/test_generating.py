@@ -36,44 +36,44 @@ KINDS = [
 ]
 
 
-def build(body):
+def build(body, made=None):
     """Run the steps of a body in the current scope; what cannot be is left out."""
+    made = [] if made is None else made  # by the body as a whole
     for kind, *rest in body:
         with contextlib.suppress(ValueError):
-            step(kind, *rest)
+            step(made, kind, *rest)
 
 
-def step(kind, what, *rest):
+def step(made, kind, what, *rest):
     graph = vs.get_default_graph()
     if kind == "variable":
-        vs.get_variable(what, **KINDS[rest[0]])
+        made.append(vs.get_variable(what, **KINDS[rest[0]]))
     elif kind == "parts":
-        vs.get_variable(what, [6, 2], partitioner=vs.fixed_size_partitioner(rest[0]))
+        made.append(
+            vs.get_variable(what, [6, 2], partitioner=vs.fixed_size_partitioner(rest[0]))
+        )
     elif kind == "unique":
         graph.unique_name(what)
-    elif kind == "collect":
-        # One of those in this scope, or its loss, as model functions do.
-        scope = vs.get_variable_scope()
-        mine = [v for v in graph.variables if v.path.startswith(scope.name + "/")]
-        if mine and scope.name:
-            variable = mine[what % len(mine)]
+    elif kind == "collect":  # as model functions do
+        if made:
+            variable = made[what % len(made)]
             graph.add_to_collection("kept", variable)
             if variable.regularizer is not None:
                 loss = vs.RegularizationLoss(variable, variable.regularizer)
                 graph.add_to_collection("losses", loss)
     elif kind == "twice":
-        build(what)
-        build(what)
+        build(what, made)
+        build(what, made)
     elif kind == "name scope":
         with vs.name_scope(what):
-            build(rest[0])
+            build(rest[0], made)
     else:
         with {
             "open": lambda: vs.variable_scope(what),
             "bare": lambda: vs.variable_scope(what, auxiliary_name_scope=False),
             "default": lambda: vs.variable_scope(None, what),
         }[kind]():
-            build(rest[0])
+            build(rest[0], made)
 
 
 # --- all that can be seen ------------------------------------------------------------------------
@@ -179,3 +179,82 @@ def test_stamping_in_a_fresh_scope_is_building_again(first, body, into, after):
     stamp, same = looped(first, body, into, [], True)
     assert defaults == same
     alike(loop, stamp, after=after)
+
+
+@given(st.sampled_from(["layer_0", "a", "b_1"]), BODIES, INTO, BODIES, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_stamping_beside_others(first, body, into, before, by_name):
+    """Also where name scopes get numbers, because their names were taken before."""
+    if first in into or not any(kind in ("variable", "parts") for kind, *_ in body):
+        return
+    graphs = []
+    for stamped in (False, True):
+        with vs.Graph(seed=3).as_default() as graph:
+            build(before)
+            with vs.variable_scope("model"):
+                build(before)
+                for name in into:  # something else is there
+                    with vs.variable_scope(name, auxiliary_name_scope=False):
+                        vs.get_variable("else", [1])
+                with vs.variable_scope(first) as scope:
+                    build(body)
+                if graph.find(f"{scope.name}/**") and stamped:
+                    try:
+                        vs.stamp(first if by_name else scope, into=into)
+                    except errors.NamesTakenError:
+                        return
+                elif not stamped:
+                    for name in into:
+                        with vs.variable_scope(name):
+                            build(body)
+            graphs.append(graph)
+    assert but_scopes(graphs[0]) == but_scopes(graphs[1])
+
+
+# --- grafting ------------------------------------------------------------------------------------
+
+
+def grafted(under, body, before, whole):
+    with vs.Graph(seed=4).as_default() as part:
+        build(body)
+    with vs.Graph(seed=3).as_default() as graph:
+        build(before)
+        with vs.variable_scope("model"):
+            build(before)
+            if whole:
+                with vs.variable_scope(under):
+                    build(body)
+            else:
+                graph.graft(part, under)
+            defaults = []
+            for name in LEAVES:
+                with vs.variable_scope(None, name, auxiliary_name_scope=False) as scope:
+                    defaults.append(scope.name)
+    return graph, defaults
+
+
+@given(st.sampled_from(["tower", "tower_3", "c/d", ""]), BODIES, BODIES)
+@settings(max_examples=300, deadline=None)
+def test_grafting_in_a_fresh_scope_is_building_there(under, body, after):
+    whole, defaults = grafted(under, body, [], True)
+    graft, same = grafted(under, body, [], False)
+    if under:
+        assert defaults == same
+    alike(whole, graft, after=after)
+
+
+def but_scopes(graph):
+    """What a graph shows, but for the op names that it would hand out."""
+    return seen(graph)
+
+
+@given(st.sampled_from(["tower", "a", "b_1", "c/a"]), BODIES, BODIES)
+@settings(max_examples=200, deadline=None)
+def test_grafting_beside_others(under, body, before):
+    """Variables are as if built there; of scopes that share a name with one, see the docs."""
+    whole, _ = grafted(under, body, before, True)
+    try:
+        graft, _ = grafted(under, body, before, False)
+    except errors.NamesTakenError:
+        return
+    assert but_scopes(whole) == but_scopes(graft)
