@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snapshots import snap
 
 import varscope as vs
 from varscope import errors
@@ -258,3 +259,85 @@ def test_grafting_beside_others(under, body, before):
     except errors.NamesTakenError:
         return
     assert but_scopes(whole) == but_scopes(graft)
+
+
+# --- all of it or nothing ------------------------------------------------------------------------
+
+
+def layer():
+    """A layer with a bit of everything."""
+    graph = vs.get_default_graph()
+    with vs.variable_scope("head_1", regularizer=vs.l2_regularizer(0.5)):
+        w = vs.get_variable("w", [2, 3])
+        graph.add_to_collection("kept", w)
+    with vs.variable_scope("w"):
+        pass
+    vs.get_variable("w", [2])  # whose op name is w_1
+    vs.get_variable("cut", [5], partitioner=vs.fixed_size_partitioner(2))
+
+
+@pytest.fixture
+def model():
+    with vs.Graph(seed=1).as_default() as graph:
+        with vs.variable_scope("model"):
+            with vs.variable_scope("layer_0"):
+                layer()
+            with vs.variable_scope("layer_3", auxiliary_name_scope=False):
+                vs.get_variable("else", [1])
+            yield graph
+
+
+def part_with_values(seed=2):
+    with vs.Graph(seed=seed).as_default() as part:
+        layer()
+        part["w_1"].assign([1, 2])
+        vs.get_variable("large", [70_000]).initialize()
+    return part
+
+
+INSIDE = ["model", "model/layer_0", "model/layer_1", "model/layer_1_1", "model/layer_3", ""]
+
+
+def everything(graph):
+    with vs.variable_scope(vs.get_variable_scope(), auxiliary_name_scope=False):
+        return seen(graph, INSIDE), snap(graph), len(graph._extras.get("kept", ()))
+
+
+def with_failing_allocation(function, number):
+    """Call a function; the allocation of this number fails. Whether it was made."""
+    testcapi = pytest.importorskip("_testcapi")
+    testcapi.set_nomemory(number, number + 1)
+    try:
+        function()
+    except MemoryError:
+        return False
+    finally:
+        testcapi.remove_mem_hooks()
+    return True
+
+
+@pytest.mark.parametrize("what", ["stamp", "graft", "graft in an arena"])
+def test_a_failed_allocation_leaves_the_graph_as_it_was(what, model):
+    part = part_with_values()
+    if what == "graft in an arena":
+        with vs.Graph(seed=1, storage="arena").as_default() as graph, vs.variable_scope("model"):
+            each_allocation_fails(graph, lambda: graph.graft(part, "layer_1"), part)
+    elif what == "graft":
+        each_allocation_fails(model, lambda: model.graft(part, "layer_1"), part)
+    else:
+        into = ["layer_1", "layer_2", "layer_3", "other"]
+        each_allocation_fails(model, lambda: vs.stamp("layer_0", into), None)
+
+
+def each_allocation_fails(graph, function, part):
+    before, failed = everything(graph), 0
+    for number in range(10_000):
+        if with_failing_allocation(function, number):
+            break
+        failed += 1
+        assert len(graph) == len(before[0]["variables"])
+        if number % 7 == 0:
+            assert everything(graph) == before, number
+    assert failed > 20
+    if part is not None:
+        assert graph["model/layer_1/w_1"].numpy().tolist() == [1, 2]

@@ -234,7 +234,7 @@ cdef class Joining:
     cdef Marks marks_before
     cdef uint32_t length_before
     cdef uint32_t nodes_before
-    cdef uint32_t seen                  # how many rows had been added and withdrawn by then
+    cdef uint32_t began, seen           # how many rows had been added and withdrawn then
     cdef Target *targets
     cdef uint32_t target_count
     cdef uint32_t *nodes                # by target and place
@@ -300,25 +300,26 @@ cdef class Joining:
         self.nodes = <uint32_t *>PyMem_Malloc((places + 1) * sizeof(uint32_t))
         if self.targets == NULL or self.nodes == NULL:
             raise MemoryError()
+        self.make_kept(jobs)
+        # From here on no other code runs but where something is there already, which `look` sees.
+        self.began = graph.table.count + graph.table.removed
         graph.settle(&self.scope_around)
         self.nodes_before = graph.tree.count
         i = places = total = 0
         for _, names, _ in jobs:
+            job = self.jobs[i]
             for name in names:
                 self.locate(i, <str>name)
                 self.names.append(name)
                 self.targets[self.target_count].job = i
                 self.targets[self.target_count].first_node = places
                 self.targets[self.target_count].first_row = total
-                places += (<Translated>self.jobs[i]).excerpt.place_count
-                total += (<Translated>self.jobs[i]).excerpt.row_count
+                places += job.excerpt.place_count
+                total += job.excerpt.row_count
                 self.target_count += 1
-                if self.target_count & 0xFFF == 0:
-                    PyErr_CheckSignals()
             i += 1
         self.see_that_they_differ()
         self.make_nodes()
-        self.make_kept()
         return 0
 
     cdef int locate(self, uint32_t job, str path) except -1:
@@ -387,14 +388,14 @@ cdef class Joining:
                                             job.places[place].name)
         return 0
 
-    cdef int make_kept(self) except -1:
+    cdef int make_kept(self, list jobs) except -1:
         """What is kept of each variable that was made in parts; runs Python code."""
-        cdef uint32_t i
         cdef Translated job
-        for i in range(self.target_count):
-            job = self.jobs[self.targets[i].job]
-            for _, _, spec, kept in job.wholes:
-                self.kept.append(kept.again(spec))
+        cdef Py_ssize_t i
+        for job, (_, names, _) in zip(self.jobs, jobs):
+            for i in range(len(names)):
+                for _, _, spec, kept in job.wholes:
+                    self.kept.append(kept.again(spec))
         return 0
 
     # --- what is there already
@@ -410,6 +411,10 @@ cdef class Joining:
         cdef Translated job
         cdef list clashes = []
         self.seen = table.count + table.removed
+        if self.seen != self.began:            # by now something may be anywhere
+            for i in range(self.target_count):
+                self.targets[i].old = True
+            self.nodes_before = NONE
         if self.there != NULL:
             memset(self.there, 0, self.total)
         for i in range(self.target_count):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def piece_of(
     found: list[tuple[int, Content | int]] = []
     excerpt = excerpt_at(part, path, opened_as, found)
     values = [(row, taken(*told(part, excerpt, row, content))) for row, content in found]
-    return Piece(excerpt, [under], values, list(entries_of(part, path)))
+    return Piece(excerpt, [under], values, entries_of(part, path))
 
 
 def told(graph: Any, excerpt: Excerpt, row: int, content: Content | int) -> tuple[np.ndarray, int]:
@@ -164,11 +164,13 @@ def adopted(array: np.ndarray, version: int) -> Content:
     return content
 
 
-def entries_of(graph: Any, above: str) -> Iterator[tuple[Hashable, int, Any]]:
+def entries_of(graph: Any, above: str) -> list[tuple[Hashable, int, Any]]:
     """(key, place, value or Moved) of what was added to collections by hand."""
-    for key, entries in list(graph._extras.items()):
-        for place, value in list(entries):
-            yield key, place, moved_from(graph, above, value)
+    return [
+        (key, place, moved_from(graph, above, value))
+        for key, entries in list(graph._extras.items())
+        for place, value in list(entries)
+    ]
 
 
 def moved_from(graph: Any, above: str, value: Any) -> Any:
@@ -188,7 +190,7 @@ def join(graph: Any, spot: Spot | None, pieces: list[Piece]) -> None:
     """Declare all pieces, with their values and their entries in collections, or nothing."""
     adopts = graph.storage.adopts
     jobs = [(piece.excerpt, piece.names, piece.values if adopts else None) for piece in pieces]
-    if any(piece.entries or (piece.values and not adopts) for piece in pieces):
+    if [piece for piece in pieces if piece.entries or (piece.values and not adopts)]:
         all_or_nothing(declare_and_add, graph, spot, pieces, jobs)
     else:
         declare(graph, spot, jobs)
@@ -208,7 +210,7 @@ def declare_and_add(
     before = first
     for piece, (_, _, values) in zip(pieces, jobs, strict=True):
         for name in piece.names:
-            path = "/".join(filter(None, (around, name)))
+            path = below(around, name) if name else around
             if values is None:
                 for row, content in piece.values:
                     variable = graph._find(below(path, piece.excerpt.path(row)))
