@@ -389,7 +389,7 @@ cdef class Spot:
     cdef uint32_t around
     cdef NameScopeRef scope             # settled
     cdef NameScopeRef scope_around
-    cdef readonly bint named            # it has opened a name scope of its own
+    cdef bint named                     # it has opened a name scope of its own
     cdef readonly str path
     cdef readonly str path_around       # None: it has no surroundings, or is not there
 

@@ -163,22 +163,31 @@ cdef class Translated:
 
     cdef uint32_t outside(self, uint32_t place, uint32_t number) except NONE:
         """The place of this number's sibling in the place of a family, or of what lies in one."""
-        cdef uint32_t new = idmap_get(&self.copies, place, number), parent, name
-        if new != NONE:
-            return new
-        name, parent = self.op_places[place].name, self.op_places[place].parent
-        if name & FAMILY:
-            name = self.graph.names.intern(
-                suffixed(self.graph.names.text(name & ~FAMILY), number))
-        else:
-            parent = self.outside(parent, number)
-        if self.op_place_count == self.op_capacity:
-            self.op_places = <Level *>grown(self.op_places, &self.op_capacity, sizeof(Level))
-        idmap_reserve(&self.copies, 1)
-        new = self.op_place_count
-        self.op_places[new].parent, self.op_places[new].name = parent, name
-        idmap_put(&self.copies, place, number, new)
-        self.op_place_count += 1
+        cdef uint32_t new = NONE, name
+        cdef list missing = []
+        while True:
+            new = idmap_get(&self.copies, place, number)
+            if new != NONE:
+                break
+            missing.append(place)
+            if self.op_places[place].name & FAMILY:
+                break
+            place = self.op_places[place].parent
+        for lower in reversed(missing):
+            place = lower
+            name = self.op_places[place].name
+            if self.op_place_count == self.op_capacity:
+                self.op_places = <Level *>grown(self.op_places, &self.op_capacity, sizeof(Level))
+            idmap_reserve(&self.copies, 1)
+            if name & FAMILY:
+                new = self.op_places[place].parent
+                name = self.graph.names.intern(
+                    suffixed(self.graph.names.text(name & ~FAMILY), number))
+            self.op_places[self.op_place_count].parent = new
+            self.op_places[self.op_place_count].name = name
+            new = self.op_place_count
+            idmap_put(&self.copies, place, number, new)
+            self.op_place_count += 1
         return new
 
 
@@ -496,14 +505,17 @@ cdef class Joining:
 
     cdef int refuse(self) except -1:
         """Say that the graph is finalized, of the first variable that is new."""
+        cdef uint32_t i, row, place
+        cdef Target *target
         cdef Translated job
-        for target in range(self.target_count):
-            job = self.jobs[self.targets[<uint32_t>target].job]
+        for i in range(self.target_count):
+            target = &self.targets[i]
+            job = self.jobs[target.job]
             for row in range(job.excerpt.row_count):
-                if not self.is_there(&self.targets[<uint32_t>target], <uint32_t>row):
-                    place = self.targets[<uint32_t>target].first_node + job.excerpt.rows[<uint32_t>row].place
-                    refuse_variable(self.graph.join(self.nodes[<size_t>place],
-                                                    job.name(<uint32_t>row)))
+                if not self.is_there(target, row):
+                    place = job.excerpt.rows[row].place
+                    refuse_variable(self.graph.join(self.nodes[target.first_node + place],
+                                                    job.name(row)))
         return 0
 
     cdef int take_names(self) except -1:

@@ -315,15 +315,16 @@ class NamesTakenError(VariableExistsError):
 
     @classmethod
     def among(cls, names: list[str], site: tuple[str, int, str] | None) -> Self:
-        shown = "".join(f"\n  {name}" for name in names[:10])
-        more = f"\n  ... and {len(names) - 10:,} more" if len(names) > 10 else ""
-        where = "" if site is None else f" (created at {site[0]}:{site[1]} in {site[2]})"
-        first, others = shown[:len(names[0]) + 3] + where, shown[len(names[0]) + 3 :]
+        lines = [f"  {name}" for name in names[:10]]
+        if site is not None:
+            lines[0] += f" (created at {site[0]}:{site[1]} in {site[2]})"
+        if len(names) > 10:
+            lines.append(f"  ... and {len(names) - 10:,} more")
         many = "1 variable is" if len(names) == 1 else f"{len(names):,} variables are"
         return cls.stating(
-            f"{many} there already, and nothing was declared:{first}{others}{more}\n"
-            "write other names for the scopes, or open one with reuse=varscope.AUTO_REUSE to "
-            "share what is there and is alike",
+            "\n".join([f"{many} there already, and nothing was declared:", *lines])
+            + "\nwrite other names for the scopes, or open the scope around them with "
+            "reuse=varscope.AUTO_REUSE to share what is there and is alike",
             name=names[0],
             names=names,
             site=site,

@@ -1,7 +1,8 @@
 """Parts of models declared at once: stamped from a scope that is there, or built elsewhere.
 
-What lies below a scope is told as an `Excerpt`, and the core declares it in other scopes: all of it,
-or nothing.  What comes on top, entries of collections and values in slabs, is withdrawn with it.
+What lies below a scope is told as an `Excerpt`, and the core declares it in other scopes: all of
+it, or nothing.  What comes on top, entries of collections and values in slabs, goes with it should
+that fail.
 """
 
 from __future__ import annotations
@@ -264,6 +265,12 @@ def build(
             raise ArgumentTypeError.of("a scope in builders", "a str", under)
         if not callable(builder):
             raise ArgumentTypeError.of(f"the builder of {under!r}", "callable", builder)
+        above = under
+        while above:
+            above = above.rpartition("/")[0]
+            if above in builders:
+                expected = f"outside of {above!r}, which is built too"
+                raise ArgumentValueError.of("a scope in builders", expected, under)
     if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int)):
         raise ArgumentTypeError.of("processes", "an int", processes)
     if processes is not None and processes < 1:
