@@ -19,7 +19,7 @@ from varscope import errors
 # --- random models -------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "a_1", "b_1", "b_2", "c/a", "part_0", "layer_2"])
-BODIES = st.deferred(lambda: st.lists(STEP, max_size=4))
+BODIES = st.deferred(lambda: st.lists(STEP, max_size=3))
 STEP = st.one_of(
     st.tuples(st.just("variable"), NAMES, st.integers(0, 3)),
     st.tuples(st.just("variable"), NAMES, st.integers(0, 3)),
@@ -124,8 +124,8 @@ def seen(graph, scopes=()):
 
 def places(prefix):
     """Where it is looked for op names: a few levels below a prefix."""
-    inside = [f"{a}/{b}" if a and b else a + b for a in SCOPES for b in SCOPES[:7]]
-    return [*SCOPES, *(f"{prefix}/{path}" for path in inside if path), prefix]
+    inside = [f"{a}/{b}" if a and b else a + b for a in SCOPES for b in SCOPES[:4]]
+    return [*SCOPES[:4], *(f"{prefix}/{path}" for path in inside if path), prefix]
 
 
 def alike(one, other, prefix="model", after=()):
@@ -144,7 +144,7 @@ def alike(one, other, prefix="model", after=()):
 INTO = st.lists(
     st.sampled_from(["layer_1", "layer_2", "layer_3", "a", "x", "x_1", "b_2", "c/d"]),
     min_size=1,
-    max_size=4,
+    max_size=3,
     unique=True,
 )
 
@@ -173,7 +173,7 @@ def looped(first, body, into, before, stamped):
 
 
 @given(st.sampled_from(["layer_0", "layer_4", "first"]), BODIES, INTO, BODIES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_stamping_in_a_fresh_scope_is_building_again(first, body, into, after):
     if not any(kind in ("variable", "parts") for kind, *_ in body):
         body = [*body, ("variable", "w", 0)]
@@ -184,9 +184,12 @@ def test_stamping_in_a_fresh_scope_is_building_again(first, body, into, after):
 
 
 @given(st.sampled_from(["layer_0", "a", "b_1"]), BODIES, INTO, BODIES, st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_stamping_beside_others(first, body, into, before, by_name):
-    """Also where name scopes get numbers, because their names were taken before."""
+    """Also where name scopes get numbers, because their names were taken before.
+
+    Not that of the original: then nothing tells whether a variable or an op took a name first.
+    """
     if first in into or not any(kind in ("variable", "parts") for kind, *_ in body):
         return
     graphs = []
@@ -200,6 +203,8 @@ def test_stamping_beside_others(first, body, into, before, by_name):
                         vs.get_variable("else", [1])
                 with vs.variable_scope(first) as scope:
                     build(body)
+                if scope.original_name_scope != f"{scope.name}/":
+                    return
                 if graph.find(f"{scope.name}/**") and stamped:
                     try:
                         vs.stamp(first if by_name else scope, into=into)
@@ -236,7 +241,7 @@ def grafted(under, body, before, whole):
 
 
 @given(st.sampled_from(["tower", "tower_3", "c/d", ""]), BODIES, BODIES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_grafting_in_a_fresh_scope_is_building_there(under, body, after):
     whole, defaults = grafted(under, body, [], True)
     graft, same = grafted(under, body, [], False)
@@ -251,7 +256,7 @@ def but_scopes(graph):
 
 
 @given(st.sampled_from(["tower", "a", "b_1", "c/a"]), BODIES, BODIES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_grafting_beside_others(under, body, before):
     """Variables are as if built there; of scopes that share a name with one, see the docs."""
     whole, _ = grafted(under, body, before, True)
