@@ -87,6 +87,7 @@ cdef class NameTable:
     cdef bint long_numbered    # a name base_N too long to note its base may be in the table
     cdef uint32_t recent_base  # of the name base_N that was made last
     cdef uint32_t find(self, PyObject *text) noexcept
+    cdef uint32_t find_hashed(self, PyObject *text, uint32_t hash) noexcept
     cdef uint32_t intern(self, str component) except NONE
     cdef uint32_t intern_base(self, str component) except? NONE
     cdef str text(self, uint32_t id)
@@ -248,9 +249,10 @@ cdef struct Run:
     uint32_t counter
 
 cdef struct Runs:
-    Run *items                 # by index, without overlap
+    Run *items                 # by index, without overlap; see run_items
     uint32_t count
-    uint32_t capacity
+    uint32_t capacity          # 0: there is one at most, and it stands here
+    Run one
 
 cdef class OpNames:
     cdef ScopeTree tree        # whose nodes hold the counters of their own names
@@ -265,6 +267,7 @@ cdef class OpNames:
     cdef int put_run(self, uint32_t node, uint32_t first, uint32_t last, uint32_t name,
                      uint32_t counter) except -1
     cdef list listed(self, uint32_t place)
+    cdef int reserve(self, uint32_t more) except -1
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
 
 
@@ -564,16 +567,20 @@ cdef class Excerpt:
     cdef list names, specs, sites
     cdef list wholes                    # [(place, name, what is kept), ...] of those in parts
     cdef Level *places                  # scopes of variables, the scope itself first
+    cdef uint32_t *counts               # of variables in each place,
+    cdef unsigned char *scattered       # and whether they do not lie side by side
     cdef Told *rows                     # variables, in the order of creation
     cdef Suffixed *suffixes             # in that order too
     cdef Level *op_places               # scopes of op names, the name scope itself first
     cdef Taken *taken
     cdef uint32_t place_count, row_count, suffix_count, op_place_count, taken_count
+    cdef unsigned char *bearing         # by name: whether a variable has it as its last component
     cdef bint named                     # there is a name scope,
     cdef bint aligned                   # of the same path as the scope,
     cdef bint canonical                 # that lies in no family
     cdef int read(self, Registry graph, uint32_t top, const NameScopeRef *scope, bint named,
                   list contents) except -1
+    cdef int look_at_rows(self) except -1
     cdef int leave_out_incomplete(self, list contents) except -1
     cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,
                        uint32_t *names, list contents) except -1

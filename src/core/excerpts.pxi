@@ -31,6 +31,9 @@ cdef class Excerpt:
         PyMem_Free(self.op_places)
         PyMem_Free(self.taken)
         PyMem_Free(self.suffixes)
+        PyMem_Free(self.counts)
+        PyMem_Free(self.scattered)
+        PyMem_Free(self.bearing)
 
     def __len__(self):
         return self.row_count
@@ -113,18 +116,13 @@ cdef class Excerpt:
         cdef set out = set()
         cdef list moved = []
         cdef uint32_t i, kept_rows = 0
-        cdef uint32_t *counts = numbers(self.place_count)
-        try:
-            for i in range(self.row_count):
-                counts[self.rows[i].place] += 1
-            for i in range(1, self.place_count):
-                below[self.places[i].parent, self.places[i].name] = i
-            for place, name, kept in self.wholes:
-                i = below.get((place, name), 0)
-                if i == 0 or counts[i] < <uint32_t>kept.slicing.count:
-                    out.add(i)
-        finally:
-            PyMem_Free(counts)
+        self.look_at_rows()
+        for i in range(1, self.place_count):
+            below[self.places[i].parent, self.places[i].name] = i
+        for place, name, kept in self.wholes:
+            i = below.get((place, name), 0)
+            if i == 0 or self.counts[i] < <uint32_t>kept.slicing.count:
+                out.add(i)
         if not out:
             return 0
         self.wholes = [whole for whole in self.wholes if below.get(whole[:2], 0) not in out]
@@ -136,6 +134,7 @@ cdef class Excerpt:
             self.rows[kept_rows] = self.rows[i]
             kept_rows += 1
         self.row_count = kept_rows
+        self.look_at_rows()
         kept_rows = 0
         for i in range(self.suffix_count):
             if moved[self.suffixes[i].row] is not None:
@@ -204,6 +203,19 @@ cdef class Excerpt:
         finally:
             PyMem_Free(specs)
             PyMem_Free(sites)
+        self.counts = numbers(self.place_count)
+        self.scattered = <unsigned char *>PyMem_Calloc(self.place_count, 1)
+        self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
+        if self.scattered == NULL or self.bearing == NULL:
+            raise MemoryError()
+        for node in range(graph.tree.count):
+            if flags[node] & OF_ROWS and flags[node] & FOR_ROWS:
+                self.counts[at[node]] = graph.tree.nodes[node].rows
+                self.scattered[at[node]] = graph.tree.nodes[node].rows == INDEXED
+        for name in range(graph.names.count):
+            # Names of variables elsewhere too: it is only more to look at.
+            if names[name] and graph.names.names[name].of_variable:
+                self.bearing[names[name] - 1] = True
         for number, kept in graph.partitions.items():
             key = number
             node, name = <uint32_t>(key >> 32), <uint32_t>key
@@ -221,7 +233,7 @@ cdef class Excerpt:
         cdef uint32_t i, j, place, capacity = 0, nodes = tree.count
         cdef size_t slot
         cdef Slot *found
-        cdef Runs *runs
+        cdef Run run
         if scope.index == 0:
             for i in range(1, nodes):
                 if tree.nodes[i].counter != 0 and flags[tree.nodes[i].parent] & OF_OPS:
@@ -240,15 +252,15 @@ cdef class Excerpt:
                 found = &op_names.places.slots[slot]
                 if found.value == NONE or not flags[found.a] & OF_OPS:
                     continue
-                runs = &op_names.runs[found.value]
-                for j in range(runs.count):
-                    if runs.items[j].counter == 0:
+                for j in range(op_names.runs[found.value].count):
+                    run = run_items(&op_names.runs[found.value])[j]
+                    if run.counter == 0:
                         continue
                     if scope.index == 0:
-                        self.add_taken(found.a, found.b, runs.items[j].first, runs.items[j].last,
-                                       runs.items[j].counter, &capacity)
-                    elif runs.items[j].first <= scope.index <= runs.items[j].last:
-                        self.add_taken(found.a, found.b, 0, 0, runs.items[j].counter, &capacity)
+                        self.add_taken(found.a, found.b, run.first, run.last, run.counter,
+                                       &capacity)
+                    elif run.first <= scope.index <= run.last:
+                        self.add_taken(found.a, found.b, 0, 0, run.counter, &capacity)
         for i in range(self.taken_count):
             flags[self.taken[i].place] |= FOR_OPS              # a node until now
         self.new_places(graph, scope.node, FOR_OPS, flags, at, names, &self.op_places,
@@ -308,6 +320,32 @@ cdef class Excerpt:
             names[name] = <uint32_t>len(self.names)
         return names[name] - 1
 
+    cdef int look_at_rows(self) except -1:
+        """Note how many variables lie in each place, how, and what they are called."""
+        cdef uint32_t *behind = numbers(self.place_count)      # where the last one ended
+        cdef uint32_t i, place
+        PyMem_Free(self.counts)
+        PyMem_Free(self.scattered)
+        PyMem_Free(self.bearing)
+        self.counts = NULL
+        self.scattered = self.bearing = NULL
+        try:
+            self.counts = numbers(self.place_count)
+            self.scattered = <unsigned char *>PyMem_Calloc(self.place_count, 1)
+            self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
+            if self.scattered == NULL or self.bearing == NULL:
+                raise MemoryError()
+            for i in range(self.row_count):
+                place = self.rows[i].place
+                self.bearing[self.rows[i].name] = True
+                if behind[place] != i and self.counts[place]:
+                    self.scattered[place] = True
+                self.counts[place] += 1
+                behind[place] = i + 1
+        finally:
+            PyMem_Free(behind)
+        return 0
+
     # --- from a pickle
     cdef int check(self) except -1:
         """Whether all numbers are ones of something that is there."""
@@ -331,6 +369,7 @@ cdef class Excerpt:
             good &= 0 <= place < self.place_count and 0 <= name < names
         if not good:
             raise ValueError("what was pickled of a graph does not fit together")
+        self.look_at_rows()
         return 0
 
 

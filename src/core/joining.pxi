@@ -38,7 +38,6 @@ cdef class Translated:
     cdef Level *places
     cdef Level *op_places
     cdef Taken *taken
-    cdef uint32_t *counted              # rows of each place
     cdef Suffixed *flagged              # the rows whose op name may be no path
     cdef uint32_t op_place_count, taken_count, taken_capacity, op_capacity, flagged_count
     cdef uint32_t indexed               # rows that need an entry in the index
@@ -52,7 +51,6 @@ cdef class Translated:
         PyMem_Free(self.places)
         PyMem_Free(self.op_places)
         PyMem_Free(self.taken)
-        PyMem_Free(self.counted)
         PyMem_Free(self.flagged)
         idmap_free(&self.copies)
 
@@ -95,46 +93,39 @@ cdef class Translated:
         return self.names[self.excerpt.rows[row].name]
 
     cdef int look_at_rows(self) except -1:
-        """How many rows a place has, how many the index has to know, and which to look at again."""
-        cdef uint32_t *behind = numbers(self.excerpt.place_count)      # where the last one ended
-        cdef unsigned char *scattered = NULL
-        cdef unsigned char *look = NULL        # by name: whether its op name may be taken
-        cdef uint32_t i, place, turn = 0, capacity = 0, count = <uint32_t>len(self.excerpt.names)
-        cdef bint suffixed
+        """How many rows the index has to know, and which may have op names that are no paths."""
+        cdef Excerpt excerpt = self.excerpt
+        cdef unsigned char *look = <unsigned char *>PyMem_Calloc(len(excerpt.names) + 1, 1)
+        cdef uint32_t i, turn = 0, capacity = 0
+        cdef bint suffixed, any = excerpt.suffix_count != 0
         cdef Name *name
+        if look == NULL:
+            raise MemoryError()
         try:
-            scattered = <unsigned char *>PyMem_Calloc(self.excerpt.place_count, 1)
-            look = <unsigned char *>PyMem_Calloc(count + 1, 1)
-            if scattered == NULL or look == NULL:
-                raise MemoryError()
-            self.counted = numbers(self.excerpt.place_count)
-            for i in range(count):
-                name = &self.graph.names.names[self.names[i]]
-                look[i] = name.named_op or name.suffix != 0
-            for i in range(self.excerpt.row_count):
-                place = self.excerpt.rows[i].place
-                if self.counted[place] and behind[place] != i:
-                    scattered[place] = True
-                self.counted[place] += 1
-                behind[place] = i + 1
-                suffixed = (turn < self.excerpt.suffix_count
-                            and self.excerpt.suffixes[turn].row == i)
-                if look[self.excerpt.rows[i].name] or suffixed:
+            for i in range(excerpt.place_count):
+                if excerpt.scattered[i] and excerpt.counts[i] == INDEXED:
+                    excerpt.look_at_rows()     # only the index knew how many there are
+                    break
+            for i in range(excerpt.place_count):
+                if excerpt.scattered[i] or excerpt.counts[i] > FEW:
+                    self.indexed += excerpt.counts[i]
+            for i in range(<uint32_t>len(excerpt.names)):
+                if excerpt.bearing[i]:
+                    name = &self.graph.names.names[self.names[i]]
+                    look[i] = name.named_op or name.suffix != 0
+                    any = any or look[i]
+            for i in range(excerpt.row_count if any else 0):
+                suffixed = turn < excerpt.suffix_count and excerpt.suffixes[turn].row == i
+                if look[excerpt.rows[i].name] or suffixed:
                     if self.flagged_count == capacity:
                         self.flagged = <Suffixed *>grown(self.flagged, &capacity, sizeof(Suffixed))
                     self.flagged[self.flagged_count].row = i
                     self.flagged[self.flagged_count].suffix = 0
                     if suffixed:
-                        self.flagged[self.flagged_count].suffix = (
-                            self.excerpt.suffixes[turn].suffix)
+                        self.flagged[self.flagged_count].suffix = excerpt.suffixes[turn].suffix
                         turn += 1
                     self.flagged_count += 1
-            for i in range(self.excerpt.place_count):
-                if scattered[i] or self.counted[i] > FEW:
-                    self.indexed += self.counted[i]
         finally:
-            PyMem_Free(behind)
-            PyMem_Free(scattered)
             PyMem_Free(look)
         return 0
 
@@ -589,6 +580,8 @@ cdef class Joining:
             if refs == NULL:
                 raise MemoryError()
             self.find_places(job, &target.scope, refs)
+            if target.scope.index != 0:
+                self.graph.op_names.reserve(job.taken_count)
             fresh = last > i
             for n in range(job.taken_count):
                 fresh = fresh and self.is_fresh(&refs[job.taken[n].place], job.taken[n].name,
@@ -667,8 +660,10 @@ cdef class Joining:
     cdef int count_to(self, uint32_t node, uint32_t index, uint32_t name,
                       uint32_t counter) except -1:
         """Set a counter, and note what it was."""
-        cdef uint32_t before = self.graph.op_names.get(node, index, name)
+        cdef uint32_t before = 0
         cdef Change *change = self.new_change()
+        if node < self.nodes_before:
+            before = self.graph.op_names.get(node, index, name)
         self.graph.op_names.put(node, index, name, counter)
         self.graph.names.names[name].named_op = True
         change.node, change.first, change.last, change.name = node, index, index, name
@@ -782,7 +777,7 @@ cdef class Joining:
                 continue
             for place in range(job.excerpt.place_count):
                 node = &self.graph.tree.nodes[self.nodes[target.first_node + place]]
-                indexed += job.counted[place]
+                indexed += job.excerpt.counts[place]
                 if node.rows != INDEXED:
                     indexed += node.rows
         if table.count + more > table.capacity:

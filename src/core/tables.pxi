@@ -192,7 +192,9 @@ cdef class NameTable:
 
     cdef inline uint32_t find(self, PyObject *text) noexcept:
         """The id of an exact str, or NONE; hashing one cannot fail and runs no other code."""
-        cdef uint32_t hash = name_hash(text)
+        return self.find_hashed(text, name_hash(text))
+
+    cdef inline uint32_t find_hashed(self, PyObject *text, uint32_t hash) noexcept:
         cdef size_t i = hash & self.mask
         cdef const NameSlot *slot
         if self.slots == NULL:
@@ -236,22 +238,22 @@ cdef class NameTable:
     cdef uint32_t intern(self, str component) except NONE:
         """The id of a component that `components` has passed, made when it is new."""
         cdef PyObject *text = <PyObject *>component
-        cdef uint32_t id = self.find(text), base = NONE
-        cdef uint32_t hash
+        cdef uint32_t hash = name_hash(text), number, base = NONE
+        cdef uint32_t id = self.find_hashed(text, hash)
         cdef NameSlot *slot
         if id != NONE:
             return id
-        if trailing_number(text):
+        number = trailing_number(text)
+        if number:
             base = self.intern_base(component)
         self.reserve(1)
-        hash = name_hash(text)
         slot = free_slot(self.slots, self.mask, hash)
         id = self.count
         has_to_be(id < self.capacity)
         Py_INCREF(component)
         self.names[id].text = text
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
-        self.names[id].suffix = trailing_number(text)
+        self.names[id].suffix = number
         self.names[id].base = base
         self.names[id].node = NONE
         self.names[id].place = 0

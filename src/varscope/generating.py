@@ -190,7 +190,10 @@ def moved_from(graph: Any, above: str, value: Any) -> Any:
 def join(graph: Any, spot: Spot | None, pieces: list[Piece]) -> None:
     """Declare all pieces, with their values and their entries in collections, or nothing."""
     adopts = graph.storage.adopts
-    jobs = [(piece.excerpt, piece.names, piece.values if adopts else None) for piece in pieces]
+    jobs = [
+        (piece.excerpt, piece.names, piece.values if adopts and piece.values else None)
+        for piece in pieces
+    ]
     if [piece for piece in pieces if piece.entries or (piece.values and not adopts)]:
         all_or_nothing(declare_and_add, graph, spot, pieces, jobs)
     else:
