@@ -8,6 +8,7 @@ that fail.
 from __future__ import annotations
 
 import functools
+import pickle
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -281,14 +282,16 @@ def build(
     if not builders:
         return
     with graph.as_default():
-        scope, opened_as = get_variable_scope(), graph.get_name_scope()
+        here = type(graph), graph.seed, get_variable_scope(), graph.get_name_scope()
+    # Pickled here and now: what cannot be is an error before any process is started.
+    requests = [pickle.dumps((*here, under, builder)) for under, builder in builders.items()]
     executor = ProcessPoolExecutor(min(processes or processors(), len(builders)))
     try:
-        waiting = [
-            (under, executor.submit(built, type(graph), graph.seed, scope, opened_as, under, run))
-            for under, run in builders.items()
+        waiting = [executor.submit(built, request) for request in requests]
+        pieces = [
+            piece_built(under, future.result)
+            for under, future in zip(builders, waiting, strict=True)
         ]
-        pieces = [piece_built(under, future.result) for under, future in waiting]
     finally:
         executor.shutdown(cancel_futures=True)
     with graph.as_default():
@@ -304,18 +307,12 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def built(
-    kind: Callable[[int], Any],
-    seed: int,
-    scope: VariableScope,
-    opened_as: str,
-    under: str,
-    builder: Callable[[], object],
-) -> tuple[Any, str, str]:
+def built(request: bytes) -> bytes:
     """Build in a graph of its own, where paths, op names and values are those of the one to come.
 
-    Returns that graph, the path of the scope and the name scope that was opened for it.
+    The pickle of that graph, the path of the scope and the name scope that was opened for it.
     """
+    kind, seed, scope, opened_as, under, builder = pickle.loads(request)
     part = kind(seed)
     with (
         part.as_default(),
@@ -324,16 +321,17 @@ def built(
         variable_scope(under) as inside,
     ):
         builder()
-    return part, inside.name, inside.original_name_scope.removesuffix("/")
+    return pickle.dumps((part, inside.name, inside.original_name_scope.removesuffix("/")))
 
 
-def piece_built(under: str, result: Callable[[], tuple[Any, str, str]]) -> Piece:
+def piece_built(under: str, result: Callable[[], bytes]) -> Piece:
     """What a worker has built; all of it has to lie in the scope that it was given."""
     try:
-        part, path, opened_as = result()
+        pickled = result()
     except Exception as error:
         error.add_note(f"raised while {under!r} was built in a worker process")
         raise
+    part, path, opened_as = pickle.loads(pickled)
     piece = piece_of(part, path, opened_as, under, adopted)
     if len(piece.excerpt) != len(part):
         outside = next(v.path for v in part.variables if not v.path.startswith(f"{path}/"))
