@@ -503,6 +503,7 @@ def restored_excerpt(
     aligned: bool,
     places: bytes,
     rows: bytes,
+    suffixes: bytes,
     op_places: bytes,
     taken: bytes,
 ) -> Excerpt: ...
