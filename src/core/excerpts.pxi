@@ -101,6 +101,13 @@ cdef class Excerpt:
             else:
                 self.new_places(graph, ROOT, 0, flags, at, names, &self.op_places,
                                 &self.op_place_count)
+            # All names are there by now; those of variables elsewhere too: it is only more to see.
+            self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
+            if self.bearing == NULL:
+                raise MemoryError()
+            for i in range(graph.names.count):
+                if names[i] and graph.names.names[i].of_variable:
+                    self.bearing[names[i] - 1] = True
         finally:
             PyMem_Free(flags)
             PyMem_Free(at)
@@ -205,17 +212,12 @@ cdef class Excerpt:
             PyMem_Free(sites)
         self.counts = numbers(self.place_count)
         self.scattered = <unsigned char *>PyMem_Calloc(self.place_count, 1)
-        self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
-        if self.scattered == NULL or self.bearing == NULL:
+        if self.scattered == NULL:
             raise MemoryError()
         for node in range(graph.tree.count):
             if flags[node] & OF_ROWS and flags[node] & FOR_ROWS:
                 self.counts[at[node]] = graph.tree.nodes[node].rows
                 self.scattered[at[node]] = graph.tree.nodes[node].rows == INDEXED
-        for name in range(graph.names.count):
-            # Names of variables elsewhere too: it is only more to look at.
-            if names[name] and graph.names.names[name].of_variable:
-                self.bearing[names[name] - 1] = True
         for number, kept in graph.partitions.items():
             key = number
             node, name = <uint32_t>(key >> 32), <uint32_t>key
