@@ -201,9 +201,10 @@ def test_stamping_beside_others(first, body, into, before, by_name):
                 for name in into:  # something else is there
                     with vs.variable_scope(name, auxiliary_name_scope=False):
                         vs.get_variable("else", [1])
+                there = graph.find(f"model/{first}/**")
                 with vs.variable_scope(first) as scope:
                     build(body)
-                if scope.original_name_scope != f"{scope.name}/":
+                if there or scope.original_name_scope != f"{scope.name}/":
                     return
                 if graph.find(f"{scope.name}/**") and stamped:
                     try:
@@ -439,6 +440,15 @@ def test_names_that_are_there_are_listed_and_nothing_is_declared(model):
         model.graft(part, "many")
     assert caught.value.names == [f"model/many/v{i}" for i in range(12)]
     assert everything(model) == before
+
+
+def test_a_variable_in_parts_of_the_path_of_the_scope_is_none_of_it(model):
+    vs.get_variable("layer_0", [4], partitioner=vs.fixed_size_partitioner(2))
+    vs.stamp("layer_0", ["layer_1"])
+    assert "model/layer_0/part_0" in model and "model/layer_1/part_0" not in model
+    assert [v.path for v in model.find("model/layer_1/**")] == [
+        f"model/layer_1/{name}" for name in ("head_1/w", "w", "cut/part_0", "cut/part_1")
+    ]
 
 
 def test_names_in_parts_clash_too(model):

@@ -158,6 +158,9 @@ cdef class Excerpt:
                        uint32_t *names, list contents) except -1:
         cdef uint32_t row, count = 0, node, name, turn = 0
         cdef list renamed = sorted(graph.renamed)      # by row, as those here are
+        # A variable that was made in parts may have the path of the scope: it does not lie below.
+        cdef bint shards = top != ROOT and graph.partition(
+            graph.tree.nodes[top].parent, graph.tree.nodes[top].name) is not None
         cdef uint32_t *specs = NULL            # by number: that here and one more
         cdef uint32_t *sites = NULL
         cdef uint64_t key
@@ -178,7 +181,8 @@ cdef class Excerpt:
             raise MemoryError()
         expect(self.rows, count * sizeof(Told))
         for number in renamed:
-            if flags[graph.table.rows[<uint32_t>number].node] & OF_ROWS:
+            r = &graph.table.rows[<uint32_t>number]
+            if flags[r.node] & OF_ROWS and not (shards and r.node == top and is_shard(graph, r)):
                 self.suffixes[self.suffix_count].row = number      # for now: that of the graph
                 self.suffixes[self.suffix_count].suffix = graph.renamed[number]
                 self.suffix_count += 1
@@ -186,7 +190,7 @@ cdef class Excerpt:
             specs, sites = numbers(len(graph.specs)), numbers(len(graph.sites))
             for row in range(graph.table.count):
                 r = &graph.table.rows[row]
-                if not flags[r.node] & OF_ROWS:
+                if not flags[r.node] & OF_ROWS or shards and r.node == top and is_shard(graph, r):
                     continue
                 new = &self.rows[self.row_count]
                 new.place = at[r.node]
@@ -373,6 +377,11 @@ cdef class Excerpt:
             raise ValueError("what was pickled of a graph does not fit together")
         self.look_at_rows()
         return 0
+
+
+cdef inline bint is_shard(Registry graph, const Row *row):
+    """Whether a variable is called as those of one that was made in parts."""
+    return graph.names.text(row.name).startswith("part_")
 
 
 cdef bytes packed(const uint32_t *values, size_t count):
