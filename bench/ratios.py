@@ -5,7 +5,7 @@
 
 Each statement is timed in turn with its twin, A B A B, in one process; the best round of each
 counts.  So a ratio of one run means something, and a time by itself means little.  The statements
-stand in `cases.py` and `values.py`.
+stand in `cases.py`, `generated.py` and `values.py`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from functools import partial
 
 # Before NumPy, for which it sets something.
 import cases
+import generated
 import numpy as np
 import values
 from tables import measured_with, table
@@ -177,6 +178,31 @@ def print_initialize(variables, elements, rounds):
     table("vs.initialize() in an arena", ("", "ms", "beside", "ms", "ratio"), rows)
 
 
+# --- models declared at once --------------------------------------------------------------------
+
+
+def print_generated(layers, scopes, rounds):
+    """Nanoseconds a name."""
+    part, stamps = generated.part_of(scopes), (layers - 1) * 4 * generated.EXPERTS
+    loop = "a loop that builds them"
+    lines = [
+        ("stamp", "stamp(scope, into=names)", partial(generated.stamped, layers), stamps,
+         partial(generated.looped, layers)),
+        ("graft", "g.graft(part, under=name)", partial(generated.grafted, part), len(part),
+         partial(generated.built, scopes)),
+        ("pickled", "pickle.loads(pickle.dumps(part))", partial(generated.pickled, part),
+         len(part), partial(generated.built, scopes)),
+    ]  # fmt: skip
+    rows = []
+    for name, statement, run, names, run_beside in lines:
+        ours, others = alternately(run, run_beside, rounds)
+        rows.append(
+            (name, statement, ours / names * 1e9, loop, others / names * 1e9, ours / others)
+        )
+    title = f"{stamps:,} names stamped, {len(part):,} joined, best of {rounds} rounds"
+    table(title, ("", "statement", "ns", "beside", "ns", "ratio"), rows)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Times beside plain Python.")
     parser.add_argument("--quick", action="store_true", help="16 thousand names only")
@@ -184,12 +210,14 @@ def main(arguments=None):
     print(measured_with())
     print_sized(cases.Data(1_000), 15)
     print_others(cases.Data(), 5)
+    print_generated(33, 1_000, 15)
     print_import(15)
     print_values(16, 16_000, 5)
     print_initialize(20_000, 1 << 22, 5)
     if quick:
         return
     print_initialize(1_000_000, 1 << 26, 3)
+    print_generated(1_000, 62_500, 5)
     print_sized(cases.Data(100_000), 5)
     print_growth([625, 6_250, 62_500, 625_000], 3)
 

@@ -13,6 +13,7 @@ A *name* is a number, a *scope* is a node, a *variable* is a row.  Text exists i
     Marks          which scopes were opened here, for default names
     Frame          one open scope; an immutable link of the stack of a thread or task
     Registry       one graph: the tables above
+    Excerpt        what lies below a scope, told without a graph, to be declared again
 
 Every table grows only, because its domain does: a variable is never deleted, a name never
 forgotten.  So there are no tombstones, an id stays valid for the life of the graph, and a
@@ -84,11 +85,13 @@ cdef class NameTable:
     cdef NameSlot *slots
     cdef size_t mask
     cdef bint long_numbered    # a name base_N too long to note its base may be in the table
+    cdef uint32_t recent_base  # of the name base_N that was made last
     cdef uint32_t find(self, PyObject *text) noexcept
+    cdef uint32_t find_hashed(self, PyObject *text, uint32_t hash) noexcept
     cdef uint32_t intern(self, str component) except NONE
     cdef uint32_t intern_base(self, str component) except? NONE
     cdef str text(self, uint32_t id)
-    cdef int grow(self) except -1
+    cdef int reserve(self, uint32_t more) except -1
 
 
 cdef struct Node:
@@ -104,6 +107,9 @@ cdef class ScopeTree:
     cdef uint32_t count, capacity
     cdef IdMap children                 # the nodes that are not the first of their name
     cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE
+    cdef int grow(self, uint32_t capacity) except -1
+    cdef int reserve(self, size_t more) except -1            # so many add cannot fail
+    cdef uint32_t add(self, uint32_t parent, uint32_t name) noexcept
     cdef uint32_t find(self, uint32_t parent, uint32_t name) noexcept
 
 
@@ -243,9 +249,10 @@ cdef struct Run:
     uint32_t counter
 
 cdef struct Runs:
-    Run *items                 # by index, without overlap
+    Run *items                 # by index, without overlap; see run_items
     uint32_t count
-    uint32_t capacity
+    uint32_t capacity          # 0: there is one at most, and it stands here
+    Run one
 
 cdef class OpNames:
     cdef ScopeTree tree        # whose nodes hold the counters of their own names
@@ -255,7 +262,12 @@ cdef class OpNames:
     cdef uint32_t count, capacity
     cdef uint32_t get(self, uint32_t node, uint32_t index, uint32_t name) noexcept
     cdef int put(self, uint32_t node, uint32_t index, uint32_t name, uint32_t counter) except -1
+    cdef bint counts_between(self, uint32_t node, uint32_t name, uint32_t first,
+                             uint32_t last) noexcept
+    cdef int put_run(self, uint32_t node, uint32_t first, uint32_t last, uint32_t name,
+                     uint32_t counter) except -1
     cdef list listed(self, uint32_t place)
+    cdef int reserve(self, uint32_t more) except -1
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
 
 
@@ -525,3 +537,59 @@ cdef class Stack:
     cdef int standing                   # whether it may be changed in place: see in_place
     cdef object tried                   # weak reference to the map that was tried out
     cdef Registry pinned                # without a GIL: the default graph when the stack was read
+
+
+# --- excerpts -----------------------------------------------------------------------------------
+# What lies below a scope, told without a graph: numbers of names, specs and sites that are listed
+# beside them.  It can be pickled, and declared in any graph, once or a thousand times.
+cdef struct Level:
+    uint32_t parent            # which one it lies in, that comes before it; NONE: it is the scope
+    uint32_t name              # as in ScopeTree: with FAMILY too
+
+cdef struct Told:
+    uint32_t place
+    uint32_t name
+    uint32_t spec
+    uint32_t site
+
+cdef struct Suffixed:          # a variable whose op name is no path
+    uint32_t row               # its number here
+    uint32_t suffix
+
+cdef struct Taken:
+    uint32_t place
+    uint32_t name
+    uint32_t first             # of a run of siblings in a family, 0 outside of families
+    uint32_t last
+    uint32_t counter           # see OpNames
+
+cdef class Excerpt:
+    cdef list names, specs, sites
+    cdef list wholes                    # [(place, name, what is kept), ...] of those in parts
+    cdef Level *places                  # scopes of variables, the scope itself first
+    cdef uint32_t *counts               # of variables in each place,
+    cdef unsigned char *scattered       # and whether they do not lie side by side
+    cdef Told *rows                     # variables, in the order of creation
+    cdef Suffixed *suffixes             # in that order too
+    cdef Level *op_places               # scopes of op names, the name scope itself first
+    cdef Taken *taken
+    cdef uint32_t place_count, row_count, suffix_count, op_place_count, taken_count
+    cdef unsigned char *bearing         # by name: whether a variable has it as its last component
+    cdef bint named                     # there is a name scope,
+    cdef bint aligned                   # of the same path as the scope,
+    cdef bint canonical                 # that lies in no family
+    cdef int read(self, Registry graph, uint32_t top, const NameScopeRef *scope, bint named,
+                  list contents) except -1
+    cdef int look_at_rows(self) except -1
+    cdef int leave_out_incomplete(self, list contents) except -1
+    cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,
+                       uint32_t *names, list contents) except -1
+    cdef int read_taken(self, Registry graph, const NameScopeRef *scope, unsigned char *flags,
+                        uint32_t *at, uint32_t *names) except -1
+    cdef int add_taken(self, uint32_t place, uint32_t name, uint32_t first, uint32_t last,
+                       uint32_t counter, uint32_t *capacity) except -1
+    cdef int new_places(self, Registry graph, uint32_t top, unsigned char wanted,
+                        unsigned char *flags, uint32_t *at, uint32_t *names, Level **places,
+                        uint32_t *count) except -1
+    cdef uint32_t number(self, str text, uint32_t *names, uint32_t name) except NONE
+    cdef int check(self) except -1

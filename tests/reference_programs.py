@@ -386,6 +386,40 @@ def copies_of_graphs():
     assert isinstance(copy.deepcopy(graph["w"]), PartitionedVariable)
 
 
+def part():
+    """A graph with values, a variable in parts, a name that is not its path, and a collection."""
+    with vs.Graph().as_default() as made:
+        with vs.variable_scope("b"):
+            w = vs.get_variable("w", [2], regularizer=vs.l2_regularizer(0.5)).assign([1, 2])
+        vs.get_variable("b", [4], partitioner=vs.fixed_size_partitioner(2))
+        vs.get_variable("b_1", [2])
+        vs.add_to_collection("mine", w)
+        vs.add_to_collection("mine", vs.RegularizationLoss(w, w.regularizer))
+    return made
+
+
+@program("Graph")
+def grafts():
+    graph = vs.get_default_graph()
+    for storage in ("heap", "arena"):
+        with vs.Graph(storage=storage).as_default() as other:
+            other.graft(part(), under="a_1/b")
+            other.graft(part(), under="")
+    graph.graft(graph, under="copy")
+    graph.build({})
+
+
+@program()
+def stamps():
+    vs.get_default_graph().graft(part(), "a_0")
+    with vs.variable_scope("a_0", auxiliary_name_scope=False) as scope:
+        pass
+    vs.stamp("a_0", into=["a_1", "a_2", "c/d"])
+    vs.stamp(scope, into=["e"])
+    with vs.variable_scope("", reuse=vs.AUTO_REUSE):
+        vs.stamp("a_0", into=["a_1", "a_3"])
+
+
 @program()
 def initializing():
     vs.initialize([model()["w"]])
@@ -639,6 +673,18 @@ for what in (
 ):
     refusal("ArgumentValueError.of", what)
 refusal("ArgumentValueError", lambda: vs.plots.ending("a.gif"))
+
+
+@refusal("ArgumentValueError.of")
+def _():
+    vs.get_default_graph().graft(part(), "a")
+    vs.stamp("a", into=["b", "b"])
+
+
+@refusal("NamesTakenError.among")
+def _():
+    for _ in range(2):
+        vs.get_default_graph().graft(part(), "a")
 
 
 @refusal("ArgumentTypeError.foreign_graph")

@@ -22,7 +22,7 @@ require("pytest_benchmark", "pytest-benchmark")
 def bench():
     """The modules; the processes that measure memory import one too, and get a copy of the path."""
     sys.path.insert(0, str(BENCH))
-    names = ["cases", "ratios", "memory", "test_registry"]
+    names = ["cases", "generated", "ratios", "memory", "test_registry"]
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     sys.path.remove(str(BENCH))
 
@@ -314,6 +314,34 @@ def test_growth(bench, capsys):
     assert lines[3].startswith("cost at 64 names over that at 32: ")
     assert lines[4].startswith("cost at 96 names over that at 32: ")
     assert lines[5].startswith("exponent of the cost of all names over their number: ")
+
+
+def test_the_table_of_what_is_declared_at_once(bench, capsys):
+    bench.ratios.print_generated(layers=3, scopes=2, rounds=1)
+    title, head, *lines = capsys.readouterr().out.strip().splitlines()
+    assert title == "1,000 names stamped, 32 joined, best of 1 rounds"
+    assert head.split() == ["statement", "ns", "beside", "ns", "ratio"]
+    assert [line.split()[0] for line in lines] == ["stamp", "graft", "pickled"]
+    assert all(numbers(line)[-1] > 0 for line in lines)
+
+
+def test_what_is_declared_at_once_is_what_the_loops_build(bench, monkeypatch):
+    graphs = []
+    make = vs.Graph
+
+    def noted(seed):
+        graphs.append(make(seed))
+        return graphs[-1]
+
+    monkeypatch.setattr(vs, "Graph", noted)
+    bench.generated.looped(3)
+    bench.generated.stamped(3)
+    part = bench.generated.part_of(2)
+    bench.generated.built(2)
+    bench.generated.grafted(part)
+    looped, stamped, _, built, grafted = map(list, graphs)
+    assert looped == stamped and len(looped) == 1_500
+    assert built == grafted and len(built) == 32
 
 
 def test_starting_up(bench, capsys):

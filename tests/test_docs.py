@@ -54,7 +54,14 @@ def names(pages):
 def test_the_pages_with_examples():
     expected = {"README.md", "index.md", "sharing.md", "defaults.md", "names.md", "errors.md"}
     expected |= {"initializers.md", "randomness.md", "getters.md", "regularizers.md"}
-    expected |= {"partitions.md", "storage.md", "devices.md", "templates.md", "tensorflow1.md"}
+    expected |= {
+        "generating.md",
+        "partitions.md",
+        "storage.md",
+        "devices.md",
+        "templates.md",
+        "tensorflow1.md",
+    }
     assert expected <= set(names(WITH_EXAMPLES))
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"initializers", "devices"},
     {"variables", "storage", "progress"},
     {"partitioned"},
-    {"creation", "initialization"},
+    {"creation", "generating", "initialization"},
     {"graph", "scopes", "templates"},
     {"summary"},
     {"checkpoint", "plots", "notebooks"},

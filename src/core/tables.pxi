@@ -10,6 +10,29 @@ cdef extern from *:
     void has_to_be "varscope_assert"(bint condition) noexcept nogil
 
 
+# A table that is written at once, from one end to the other, waits for its pages more than for
+# anything else.  Where the system has large ones they are asked for.
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <stdint.h>
+    #include <sys/mman.h>
+    #endif
+    static inline void varscope_expect(void *memory, size_t size) {
+    #if defined(__linux__) && defined(MADV_HUGEPAGE)
+        const uintptr_t page = (uintptr_t)1 << 21;
+        uintptr_t first = ((uintptr_t)memory + page - 1) & ~(page - 1);
+        uintptr_t last = ((uintptr_t)memory + size) & ~(page - 1);
+        if (size >= 2 * page && first < last)
+            (void)madvise((void *)first, last - first, MADV_HUGEPAGE);
+    #else
+        (void)memory, (void)size;
+    #endif
+    }
+    """
+    void expect "varscope_expect"(void *memory, size_t size) noexcept nogil
+
+
 # === IdMap ======================================================================================
 
 cdef uint64_t SECRET = <uint64_t>PyObject_Hash("varscope")     # seeded, as all hashes of str
@@ -54,6 +77,7 @@ cdef int idmap_reserve(IdMap *self, size_t more) except -1:
     grown.slots = <Slot *>PyMem_Malloc(size * sizeof(Slot))
     if grown.slots == NULL:
         raise MemoryError()
+    expect(grown.slots, size * sizeof(Slot))
     memset(grown.slots, 0xFF, size * sizeof(Slot))      # every value is NONE
     grown.mask = size - 1
     grown.used = self.used
@@ -168,7 +192,9 @@ cdef class NameTable:
 
     cdef inline uint32_t find(self, PyObject *text) noexcept:
         """The id of an exact str, or NONE; hashing one cannot fail and runs no other code."""
-        cdef uint32_t hash = name_hash(text)
+        return self.find_hashed(text, name_hash(text))
+
+    cdef inline uint32_t find_hashed(self, PyObject *text, uint32_t hash) noexcept:
         cdef size_t i = hash & self.mask
         cdef const NameSlot *slot
         if self.slots == NULL:
@@ -182,19 +208,21 @@ cdef class NameTable:
                 return slot.id
             i = (i + 1) & self.mask
 
-    cdef int grow(self) except -1:
+    cdef int reserve(self, uint32_t more) except -1:
         cdef uint32_t capacity
         cdef size_t size, i
         cdef Name *names
         cdef NameSlot *slots
-        if self.count == self.capacity:
-            capacity = room(self.count)
+        if self.count + more > self.capacity:
+            capacity = max(room(self.count), self.count + more)
             names = <Name *>PyMem_Realloc(self.names, <size_t>capacity * sizeof(Name))
             if names == NULL:
                 raise MemoryError()
             self.names, self.capacity = names, capacity
-        if self.slots == NULL or (<size_t>self.count + 1) * 4 > (self.mask + 1) * 3:
+        if self.slots == NULL or (<size_t>self.count + more) * 4 > (self.mask + 1) * 3:
             size = 32 if self.slots == NULL else (self.mask + 1) * 2
+            while (<size_t>self.count + more) * 4 > size * 3:
+                size *= 2
             slots = <NameSlot *>PyMem_Malloc(size * sizeof(NameSlot))
             if slots == NULL:
                 raise MemoryError()
@@ -210,22 +238,22 @@ cdef class NameTable:
     cdef uint32_t intern(self, str component) except NONE:
         """The id of a component that `components` has passed, made when it is new."""
         cdef PyObject *text = <PyObject *>component
-        cdef uint32_t id = self.find(text), base = NONE
-        cdef uint32_t hash
+        cdef uint32_t hash = name_hash(text), number, base = NONE
+        cdef uint32_t id = self.find_hashed(text, hash)
         cdef NameSlot *slot
         if id != NONE:
             return id
-        if trailing_number(text):
+        number = trailing_number(text)
+        if number:
             base = self.intern_base(component)
-        self.grow()
-        hash = name_hash(text)
+        self.reserve(1)
         slot = free_slot(self.slots, self.mask, hash)
         id = self.count
         has_to_be(id < self.capacity)
         Py_INCREF(component)
         self.names[id].text = text
         self.names[id].starts_path = (CHARACTER[component[0]] & FIRST) != 0
-        self.names[id].suffix = trailing_number(text)
+        self.names[id].suffix = number
         self.names[id].base = base
         self.names[id].node = NONE
         self.names[id].place = 0
@@ -241,13 +269,31 @@ cdef class NameTable:
         if len(component) > LONGEST_NUMBERED:  # a_1_1_1...: not one name for each of its suffixes
             self.long_numbered = True
             return NONE
+        # Names that differ in their numbers come one after another.
+        if self.recent_base != 0 and is_base(self.names[self.recent_base].text,
+                                             <PyObject *>component):
+            return self.recent_base
         base = self.intern(component[:component.rindex("_")])
         self.names[base].numbered = True
+        self.recent_base = base
         return base
 
     cdef inline str text(self, uint32_t id):
         has_to_be(id < self.count)
         return <str>self.names[id].text
+
+
+cdef bint is_base(PyObject *base, PyObject *component) noexcept:
+    """Whether an ASCII text with a trailing number reads base_N with this base."""
+    cdef Py_ssize_t length = PyUnicode_GET_LENGTH(base), i
+    cdef const unsigned char *data = <const unsigned char *>PyUnicode_DATA(component)
+    if (length + 1 >= PyUnicode_GET_LENGTH(component) or data[length] != c'_'
+            or memcmp(data, PyUnicode_DATA(base), length) != 0):
+        return False
+    for i in range(length + 1, PyUnicode_GET_LENGTH(component)):
+        if data[i] == c'_':
+            return False
+    return True
 
 
 cdef uint32_t trailing_number(PyObject *text) noexcept:
@@ -349,21 +395,37 @@ cdef class ScopeTree:
 
     cdef uint32_t child(self, uint32_t parent, uint32_t name) except NONE:
         cdef uint32_t node = self.find(parent, name)
-        cdef uint32_t capacity
-        cdef Node *nodes
         if node != NONE:
             return node
         if self.count == self.capacity:
-            capacity = room(self.count)
-            nodes = <Node *>PyMem_Realloc(self.nodes, <size_t>capacity * sizeof(Node))
-            if nodes == NULL:
-                raise MemoryError()
-            self.nodes, self.capacity = nodes, capacity
-        node = self.count
+            self.grow(room(self.count))
+        if name & FAMILY or self.names.names[name].node != NONE:
+            idmap_reserve(&self.children, 1)
+        return self.add(parent, name)
+
+    cdef int grow(self, uint32_t capacity) except -1:
+        cdef Node *nodes = <Node *>PyMem_Realloc(self.nodes, <size_t>capacity * sizeof(Node))
+        if nodes == NULL:
+            raise MemoryError()
+        self.nodes, self.capacity = nodes, capacity
+        return 0
+
+    cdef int reserve(self, size_t more) except -1:
+        if self.count + more > self.capacity:
+            if self.count + more >= FAMILY - 1:
+                raise MemoryError("a graph holds at most 1.7 billion names, scopes or variables")
+            self.grow(max(room(self.count), <uint32_t>(self.count + more)))
+            expect(&self.nodes[self.count], more * sizeof(Node))
+        idmap_reserve(&self.children, more)
+        return 0
+
+    cdef inline uint32_t add(self, uint32_t parent, uint32_t name) noexcept:
+        """A node that is not there, for which there is room."""
+        cdef uint32_t node = self.count
+        has_to_be(node < self.capacity)
         if not name & FAMILY and self.names.names[name].node == NONE:
             self.names.names[name].node = node
         else:
-            idmap_reserve(&self.children, 1)
             idmap_put(&self.children, parent, name, node)
             if not name & FAMILY:
                 self.names.names[name].of_nodes = True

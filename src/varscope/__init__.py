@@ -7,6 +7,7 @@ from varscope import interpreters  # noqa: F401  (before NumPy is loaded)
 # isort: split
 from varscope import devices, errors
 from varscope.creation import GraphKeys
+from varscope.generating import stamp
 from varscope.graph import (
     Graph,
     add_to_collection,
@@ -141,6 +142,7 @@ __all__ = [
     "restore",
     "save",
     "set_random_seed",
+    "stamp",
     "sum_regularizer",
     "trainable_variables",
     "truncated_normal",

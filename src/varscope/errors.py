@@ -305,6 +305,32 @@ class VariableExistsError(VarscopeError, ValueError):
         )
 
 
+class NamesTakenError(VariableExistsError):
+    """Variables were to be declared together and some are there: all their `names`.
+
+    `name` is the first of them, `site` that of its creation.
+    """
+
+    names: list[str]
+
+    @classmethod
+    def among(cls, names: list[str], site: tuple[str, int, str] | None) -> Self:
+        lines = [f"  {name}" for name in names[:10]]
+        if site is not None:
+            lines[0] += f" (created at {site[0]}:{site[1]} in {site[2]})"
+        if len(names) > 10:
+            lines.append(f"  ... and {len(names) - 10:,} more")
+        many = "1 variable is" if len(names) == 1 else f"{len(names):,} variables are"
+        return cls.stating(
+            "\n".join([f"{many} there already, and nothing was declared:", *lines])
+            + "\nwrite other names for the scopes, or open the scope around them with "
+            "reuse=varscope.AUTO_REUSE to share what is there and is alike",
+            name=names[0],
+            names=names,
+            site=site,
+        )
+
+
 class VariableMissingError(VarscopeError, ValueError):
     """A variable was to be reused and is not there; `name`, `origin`, `similar` names.
 

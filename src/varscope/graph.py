@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
-from varscope import initialization, randomness, shapes
+from varscope import generating, initialization, randomness, shapes
 from varscope._scopecore import (
     GraphEntry,
     Registry,
     Spec,
+    declare,
+    excerpt_at,
     find_matching,
     get_default_graph,
     glob,
     notebook_html,
     register,
     replace_default_graph,
+    root_of,
 )
 from varscope.creation import GraphKeys, create_or_share
 from varscope.errors import ArgumentTypeError, StorageError, WithdrawnError
+from varscope.generating import told
 from varscope.partitioned import Partition, PartitionedVariable, find_partitioned
-from varscope.partitioners import Slicing
 from varscope.regularizers import RegularizationLoss, loss_values
 from varscope.storage import Heap, SlabStorage, Storage, as_storage
-from varscope.variables import Variable
+from varscope.variables import Content, Variable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,6 +279,63 @@ class Graph(Registry):
         """The variables in `GraphKeys.LOCAL_VARIABLES`."""
         return self.get_collection(GraphKeys.LOCAL_VARIABLES, scope)
 
+    # --- what was built elsewhere
+    def graft(self, part: Graph, under: str) -> None:
+        """Declare all that another graph has, in a scope of this one: as if it was built here.
+
+        Names, order, collections, regularizers, partitions and all else come along.  What has
+        values in the part has a copy of them here; what is only declared gets the values that this
+        graph's seed gives for its path here.  The part stays as it is.
+
+        Parameters
+        ----------
+        part : Graph
+            Of this process, or one that was pickled in another.
+        under : str
+            The scope, as in `variable_scope(under)`: below the current one of this graph; "" is
+            the current one itself.
+
+        Raises
+        ------
+        NamesTakenError : ValueError
+            Some of the variables are there, and the scope does not reuse.  It lists them all.
+            Nothing is declared then, nor where anything else is raised.
+
+        >>> import varscope as vs
+        >>> part = vs.Graph()
+        >>> with part.as_default(), vs.variable_scope("dense"):
+        ...     w = vs.get_variable("w", [2, 3])
+        >>> g = vs.Graph(seed=1)
+        >>> for i in range(2):
+        ...     g.graft(part, under=f"tower_{i}")
+        >>> list(g)
+        ['tower_0/dense/w', 'tower_1/dense/w']
+        """
+        generating.graft(self, part, under)
+
+    def build(
+        self, builders: Mapping[str, Callable[[], object]], processes: int | None = None
+    ) -> None:
+        """Run functions that build parts of this graph, each in a worker process.
+
+        What they declare is there afterwards as if they had been called here one after another,
+        each in a scope of its own.
+
+        Parameters
+        ----------
+        builders : dict of str to callable
+            By the names of their scopes, functions without arguments.  They are pickled, so they
+            are functions of a module, or `functools.partial` of one.
+        processes : int, optional
+            How many work at a time; as many as there are processors where it is left out.
+
+        Raises
+        ------
+        NamesTakenError : ValueError
+            As in `graft`.  This and whatever a function raises leave the graph as it was.
+        """
+        generating.build(self, builders, processes)
+
     # --- copies
     def _repr_html_(self) -> str | None:
         return notebook_html(self)
@@ -303,40 +362,10 @@ class Graph(Registry):
         Other threads may create meanwhile, and withdraw what they have just created: what is told
         here was there at one time, a variable in parts with all of them.
         """
-        rows = []
-        parts: dict[str, int] = {}  # of each whole that was made in parts, how many are there
-        for variable in self.variables:
-            with contextlib.suppress(WithdrawnError):
-                path, whole = variable.path, variable._origin()[0]
-                suffix = int(variable.op_name[len(path) + 1 :] or 0)
-                spec, site = variable._spec, variable.creation_site
-                content = self._values(variable)
-                if variable._withdrawn:
-                    continue
-                if whole != path:
-                    parts[whole] = parts.get(whole, 0) + 1
-                rows.append((path, spec, suffix, site, content, whole))
-        partitions = [
-            (path, kept.spec, kept.slicing.partitions)
-            for path, kept in self._partitions()
-            if parts.get(path) == kept.slicing.count
-        ]
-        complete = {path for path, _, _ in partitions}
-        return {
-            "rows": [tuple(row) for *row, whole in rows if whole == row[0] or whole in complete],
-            "partitions": partitions,
-            "op_names": self._op_state(),
-        }
-
-    def _values(self, variable: Variable) -> tuple[np.ndarray, int] | None:
-        """(array, version) of a variable that has values."""
-        place = variable._filled_place
-        if place is not None and isinstance(self.storage, SlabStorage):
-            # Without an object for each.
-            shape: Any = variable.shape
-            return self.storage.view(variable.dtype, place, shape), 1
-        content = variable._content
-        return None if content is None else (content.array, content.version)
+        found: list[tuple[int, Content | int]] = []
+        excerpt = excerpt_at(self, "", "", found)
+        values = [(row, *told(self, excerpt, row, content)) for row, content in found]
+        return {"excerpt": excerpt, "values": values}
 
     def _packed(self, value: Any) -> tuple[int | str | None, Any]:
         """Where to look for a value in an unpickled graph, or the value itself."""
@@ -351,14 +380,19 @@ class Graph(Registry):
         return value if place is None else self._handle(place)  # a row, in older pickles
 
     def _take_over(self, contents: dict[str, Any]) -> None:
-        """Become what `_contents` tells of."""
+        """Become what `_contents` tells of, of this version or an earlier one."""
+        if "excerpt" in contents:
+            declare(self, root_of(self), [(contents["excerpt"], [""], None)])
+            for row, array, version in contents["values"]:
+                self._handle(row)._restore(array, version)
+            return
         for path, spec, suffix, site, _ in contents["rows"]:
             self._load(path, spec, suffix, site)
         for row, (*_, content) in enumerate(contents["rows"]):
             if content is not None:
                 self._handle(row)._restore(*content)
         for path, spec, partitions in contents["partitions"]:
-            self._load_partition(path, Partition(spec, Slicing.of(spec.shape, partitions)))
+            self._load_partition(path, Partition.cut(spec, partitions))
         self._load_op_state(contents["op_names"])
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -35,6 +35,18 @@ class Partition:
         self.slicing = slicing
         self.live = None
 
+    def again(self, spec: Spec) -> Partition:
+        """The same for another variable, or one of another graph."""
+        return Partition(spec, self.slicing)
+
+    def __reduce__(self) -> tuple[Callable[..., Partition], tuple[Spec, tuple[int, ...]]]:
+        return Partition.cut, (self.spec, self.slicing.partitions)
+
+    @classmethod
+    def cut(cls, spec: Spec, partitions: tuple[int, ...]) -> Partition:
+        """What is kept of a variable of this spec in so many slices a dimension."""
+        return cls(spec, Slicing.of(spec.shape, partitions))
+
     def part_spec(self, index: int) -> Spec:
         """What a shard is.  The regularizer is not among it: the whole has one penalty."""
         spec = self.spec
@@ -242,7 +254,7 @@ def add_partitioned(
     graph: Registry, path: str, spec: Spec, partitions: tuple[int, ...]
 ) -> PartitionedVariable | None:
     """A new variable in parts: all of them or none; None where its name was taken meanwhile."""
-    kept = Partition(graph._shared_spec(spec), Slicing.of(spec.shape, partitions))
+    kept = Partition.cut(graph._shared_spec(spec), partitions)
     count = kept.slicing.count
     larger = kept.slicing.larger
     specs = [kept.part_spec(0)] * larger + [kept.part_spec(count - 1)] * (count - larger)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import varscope as vs
-from varscope import errors
+from varscope import errors, generating
 from varscope import graph as graphs
 
 pytestmark = [pytest.mark.promise("threads"), pytest.mark.usefixtures("hasty_switching")]
@@ -222,30 +222,27 @@ def test_an_op_name_leads_to_its_variable_though_rows_move(monkeypatch):
     assert graph["w_1"] is renamed is graph["w"] and graph["x"] is other
 
 
-@pytest.mark.parametrize("how", ["pickle", "deepcopy"])
-@pytest.mark.fails_without(
-    "src/varscope/graph.py", "if whole == row[0] or whole in complete", "if True"
-)
-def test_a_copy_has_what_is_left_whole_and_nothing_in_pieces(how, monkeypatch):
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "graft"])
+def test_a_copy_is_of_one_moment(how, monkeypatch):
+    """All of it is read in one step; what is taken back behind that was there."""
     graph = graph_with("first")
     failing = Failing(graph, "gone", "parts")
     late_ones(graph, "late")
+    graph["late"].assign([1, 2])
     graph.add_to_collection("mine", graph["late"])
     graph.add_to_collection("mine", "text")
-    meanwhile(monkeypatch, graphs.Graph, "_partitions", lambda: None)
-    plain = graphs.Graph._partitions
-
-    def then_fail(graph):
-        failing.fail()
-        return plain(graph)
-
-    monkeypatch.setattr(graphs.Graph, "_partitions", then_fail)
-    twin = copy.deepcopy(graph) if how == "deepcopy" else pickle.loads(pickle.dumps(graph))
-    names = [v.path for v in twin.variables]
-    # What was taken back behind the look may be there: it was.  But not parts without their whole.
-    assert [name for name in names if name != "gone"] == ["first", "late"]
+    names = list(graph)
+    meanwhile(monkeypatch, generating if how == "graft" else graphs, "excerpt_at", failing.fail)
+    if how == "graft":
+        twin = vs.Graph()
+        twin.graft(graph, "")
+    else:
+        twin = copy.deepcopy(graph) if how == "deepcopy" else pickle.loads(pickle.dumps(graph))
+    assert list(graph) == ["first", "late"] and len(names) > 3
+    assert list(twin) == names
+    assert len(twin["parts"]) == len([name for name in names if name.startswith("parts/")])
     assert twin.get_collection("mine") == [twin["late"], "text"]
-    assert twin["late"].regularizer is not None
+    assert twin["late"].numpy().tolist() == [1, 2] and twin["late"].regularizer is not None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model"])
