@@ -26,7 +26,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from varscope import initializers, randomness
 from varscope._scopecore import FileLock, crc32c, crc32c_each, crc32c_joined, fill_named
 from varscope.checkpoint import replacement
 from varscope.checkpoint.plans import Plan, PlannedFile, PlannedKind
-from varscope.checkpoint.replacement import empty, put_series, sync_folder
+from varscope.checkpoint.replacement import Workplace, empty, put_series, sync_folder
 from varscope.checkpoint.safetensors_files import INDEX, SINGLE
 from varscope.checkpoint.saving import (
     OURS,
@@ -195,14 +195,38 @@ class Record(NamedTuple):
     crc32c: int
     parts: npt.NDArray[np.uint32]
 
+    @classmethod
+    def of(cls, parts: npt.NDArray[np.uint32], lengths: list[int]) -> Self:
+        """The record of parts that have so many bytes each."""
+        checksum = 0
+        for each, length in zip(parts.tolist(), lengths, strict=True):
+            checksum = crc32c_joined(checksum, each, length)
+        return cls(checksum, parts)
+
+    def put(self, path: Path, mark: bytes, place: Any) -> None:
+        """Write it to a file of its own; `place` tells for whom that is."""
+        parts = self.parts.astype(">u4").tobytes()
+        facts = {
+            "crc32c": self.crc32c,
+            "parts": parts.hex(),
+            "mark": mark.hex(),
+            "check": crc32c(mark + parts),
+        }
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+        with open(new, "w", encoding="ascii") as file:
+            json.dump(facts, file)
+            finish_file(file, place)
+        os.replace(new, path)
+
 
 class Site:
     """The folder in which workers write the files of a plan, until they count."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, place: Workplace | None = None) -> None:
+        """`place` is one that is somebody's: what the others left there goes when that one does."""
         self.plan, self.folder = plan, plan.path
-        self.path = plan.path / f".{SINGLE}.{plan.token}.plan"
-        self.mode = 0o666
+        self.path = plan.path / f".{SINGLE}.{plan.token}.plan" if place is None else place.path
+        self.mode = 0o666 if place is None else place.mode
 
     def claim(self) -> None:
         """Make the folder, which nobody makes again: it is gone when somebody has finished."""
@@ -275,19 +299,7 @@ class Site:
 
     def note(self, number: int, begin: int, end: int, mark: bytes, record: Record) -> None:
         """Record that a piece is on the disk."""
-        parts = record.parts.astype(">u4").tobytes()
-        facts = {
-            "crc32c": record.crc32c,
-            "parts": parts.hex(),
-            "mark": mark.hex(),
-            "check": crc32c(mark + parts),
-        }
-        path = self.record_path(number, begin, end)
-        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-        with open(new, "w", encoding="ascii") as file:
-            json.dump(facts, file)
-            finish_file(file, self)
-        os.replace(new, path)
+        record.put(self.record_path(number, begin, end), mark, self)
 
     # --- the last step
     @contextlib.contextmanager
@@ -305,8 +317,11 @@ class Site:
         finally:
             lock.close()
 
-    def finish(self) -> None:
-        """Write the headers and the index, and put all in place."""
+    def finish(self, resumes: bool = True) -> None:
+        """Write the headers and the index, and put all in place.
+
+        Where another call can go on with it, what fails leaves the files where they are.
+        """
         plan, missing = self.plan, []
         for number in range(len(plan.files)):
             if not self.is_complete(number):
@@ -319,7 +334,10 @@ class Site:
         lists = ((name, plan.file(i).names) for i, name in enumerate(plan.files))
         write_index(lists, plan.nbytes, self, self.folder)
         sync_folder(self.path)
-        put_series(self, plan.files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)), there)
+        resumed = there if resumes else None
+        put_series(
+            self, plan.files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)), resumed
+        )
         sync_folder(self.folder.parent)
 
     def unfinished(self, missing: list[tuple[int, int]]) -> PlanError:
@@ -492,10 +510,7 @@ class Filler:
             sums[inside.start] = first
             write_at(descriptor, memoryview(data), start + at)
             self.run.tick(slot, stop - at)
-        checksum = 0
-        for each, length in zip(sums.tolist(), lengths_in(file, whole, begin, end), strict=True):
-            checksum = crc32c_joined(checksum, each, length)
-        return Record(checksum, sums)
+        return Record.of(sums, lengths_in(file, whole, begin, end))
 
     def block(
         self,
