@@ -182,7 +182,7 @@ class Graph(Registry):
         [0.5, 0.5, 0.5]
         """
         dtype = shapes.as_dtype(dtype)
-        if isinstance(self.storage, Heap):
+        if not isinstance(self.storage, SlabStorage):
             raise StorageError.not_flat(self.storage)
         initialization.fill(self, dtype)
         return self.storage.flat(dtype, self._place_rows(None, len(self)).get(dtype, 0))
