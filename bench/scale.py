@@ -12,7 +12,8 @@ What is measured, each as often as `--rounds` says, in turn, and the best of eac
     workers    `varscope materialise` in a process whose address space, or data, is limited
 
 The last is compared with the slower one of the others.  Then names: how many a second are planned,
-filled as small tensors, and finished, and what a plan takes.  `tools/scale.py` goes on from there.
+filled as small tensors, and finished, by one thread, in seconds of the processor; and what a plan
+takes.  `tools/scale.py` goes on from there.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter as clock
+from time import process_time
 
 import numpy as np
 
@@ -143,24 +145,23 @@ def names(folder, count):
     """What names cost: planned, written down, filled, finished."""
     graph = small_model(count)
     shard = max(count * 64 // 20, 1 << 16)
-    started = clock()
+    vs.plan(vs.Graph(), folder / "small", workers=1)  # what is imported once
+    started = process_time()
     plan = vs.plan(graph, folder / "small", workers=4, max_shard_size=shard)
-    planned = clock()
     plan.save(folder / "plan")
-    saved = clock()
+    planned = process_time()
     vs.materialise(plan, threads=1, progress=False)
-    filled = clock()
+    filled = process_time()
     vs.finish(plan)
-    finished = clock()
+    finished = process_time()
     head = len((folder / "plan").open("rb").readline())
     size = (folder / "plan").stat().st_size
     shutil.rmtree(folder / "small")
     return {
-        "planned": count / (saved - started),
-        "filled": count / (filled - saved),
+        "planned": count / (planned - started),
+        "filled": count / (filled - planned),
         "finished": count / (finished - filled),
         "bytes": (size - head) / count,
-        "planning": count / (planned - started),
     }
 
 
@@ -200,7 +201,7 @@ def main():
         print(f"  {what:10} {speed / 1e9:6.2f} GB/s")
     print(f"  workers beside the {bound}: {best['workers'] / best[bound]:.2f}")
     print(f"  resident at most: {said['peak']:,} bytes")
-    print(f"{given.names:,} names")
+    print(f"{given.names:,} names, in seconds of the processor")
     for what in ("planned", "filled", "finished"):
         print(f"  {what:10} {cost[what]:10,.0f} a second")
     print(f"  a plan takes {cost['bytes']:.1f} bytes a name")

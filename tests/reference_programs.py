@@ -484,6 +484,20 @@ def saving():
     vs.restore(graph, path, threads=2)
 
 
+@program("Plan")
+def plans():
+    plan = vs.plan(model(), FOLDER / "planned", workers=2, by="files")
+    plan.save(FOLDER / "plan")
+    loaded = vs.Plan.load(FOLDER / "plan")
+    assert isinstance(loaded, vs.Plan) and loaded.path == plan.path and repr(loaded) == repr(plan)
+    assert (loaded.workers, loaded.by, loaded.seed, len(loaded)) == (2, "files", plan.seed, 3)
+    assert loaded.nbytes == plan.nbytes and loaded.files == plan.files
+    for worker in range(2):
+        assert len(vs.materialise(plan.for_worker(worker), worker)) == len(plan.pieces(worker))
+    vs.finish(loaded)
+    vs.materialise(pickle.loads(pickle.dumps(loaded)), threads=2)
+
+
 @program("Checkpoint", "StoredTensor")
 def opening():
     with vs.open(checkpoint()) as opened:
@@ -598,6 +612,10 @@ for what in (
     lambda: vs.save(vs.Graph(), 5),
     lambda: vs.restore(5, "a"),
     lambda: vs.open(5),
+    lambda: vs.plan(5, "a", workers=1),
+    lambda: vs.materialise(5),
+    lambda: vs.finish(5),
+    lambda: vs.Plan.load(5),
     lambda: vs.Arena(capacity="1"),
 ):  # fmt: skip
     refusal("ArgumentTypeError.of", what)
@@ -608,6 +626,7 @@ for what in (
     lambda: vs.Variable().name,
     lambda: scope("a", dtype="nothing"),
     lambda: vs.Graph(storage=5),
+    vs.Plan,
 ):
     refusal("ArgumentTypeError", what)
 for what in (
@@ -616,6 +635,7 @@ for what in (
     lambda: vs.fixed_size_partitioner(0),
     lambda: vs.save(vs.Graph(), "a", max_shard_size="many"),
     lambda: vs.restore(vs.Graph(), []),
+    lambda: vs.plan(vs.Graph(), "a", workers=0),
 ):
     refusal("ArgumentValueError.of", what)
 refusal("ArgumentValueError", lambda: vs.plots.ending("a.gif"))
@@ -937,6 +957,31 @@ def _():
 
 for rules in ([{"glob": "a**b", "to": "c"}], [{"to": "c"}], 5, [{"regex": "(", "to": "c"}]):
     refusal("NameMapError", lambda rules=rules: vs.NameMap(rules))
+
+
+@refusal("PlanError.of")
+def _():
+    (FOLDER / "no.plan").write_text("nothing")
+    vs.Plan.load(FOLDER / "no.plan")
+
+
+@refusal("PlanError.of")
+def _():
+    made(initializer=vs.zeros)
+    plan = vs.plan(vs.get_default_graph(), FOLDER / "other", workers=2)
+    vs.materialise(plan.for_worker(0), 1)
+
+
+@refusal("PlanError.unplannable")
+def _():
+    made(initializer=with_shape)
+    vs.plan(vs.get_default_graph(), FOLDER / "other", workers=1)
+
+
+@refusal("PlanError.unfinished")
+def _():
+    made(initializer=vs.zeros)
+    vs.finish(vs.plan(vs.get_default_graph(), FOLDER / "other", workers=1))
 
 
 @refusal("WithdrawnError")

@@ -98,6 +98,28 @@ def test_parts_give_what_the_whole_gives(parts, start):
     assert crc32c(whole) == prefixes(whole)[-1]
 
 
+@given(st.lists(st.binary(max_size=300), max_size=6))
+def test_checksums_of_parts_are_joined(parts):
+    found = 0
+    for part in parts:
+        found = _scopecore.crc32c_joined(found, crc32c(part), len(part))
+    assert found == crc32c(b"".join(parts))
+
+
+def test_checksums_of_large_parts_are_joined():
+    zeros = crc32c(bytes(1 << 20))
+    many = 0
+    for _ in range(5):
+        many = _scopecore.crc32c_joined(many, zeros, 1 << 20)
+    assert many == crc32c(bytes(5 << 20))
+    # As one part, however large, as in many: a register goes past 2**60 bytes as past two halves.
+    half = _scopecore.crc32c_joined(_scopecore.crc32c_joined(7, 0, 1 << 59), 0, 1 << 59)
+    assert half == _scopecore.crc32c_joined(7, 0, 1 << 60)
+    for refused in (-1, 2**64):
+        with pytest.raises(OverflowError):
+            _scopecore.crc32c_joined(0, 0, refused)
+
+
 def test_large_ones(way):
     data = np.random.default_rng(3).integers(0, 256, 20_000_003, np.uint8)
     assert crc32c(data) == crc32c(data[9_999_999:], crc32c(data[:9_999_999]))

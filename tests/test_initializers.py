@@ -190,6 +190,15 @@ def test_identity():
         make(vs.identity(), [3]).initialize()
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4), (1, 6), (6, 1), (0, 3), (3, 0)])
+def test_any_run_of_an_identity(shape):
+    whole = (2 * np.eye(*shape)).reshape(-1)
+    for first in range(whole.size + 1):
+        for last in range(first, whole.size + 1):
+            found = vs.identity(2).run(shape, np.dtype("float16"), first, last)
+            assert found.dtype == "float16" and found.tolist() == whole[first:last].tolist()
+
+
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (3, 2, 4), (1, 1), (5, 1), (1, 5)])
 @pytest.mark.parametrize("gain", [1.0, 0.5, -2.0])
 def test_orthogonal(shape, gain):

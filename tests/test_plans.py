@@ -171,13 +171,13 @@ def test_any_model(tmp_path_factory, kinds, workers, size, by_files):
 
 def test_pieces_cover_all_and_end_with_pages():
     plan = planned("model", model(), 5)
-    starts = {name: 8 + plan.columns["header"][i] for i, name in enumerate(plan.files)}
+    starts = {name: 8 + plan._layout.columns["header"][i] for i, name in enumerate(plan.files)}
     found = {name: [] for name in plan.files}
     for worker in range(5):
         for piece in plan.pieces(worker):
             found[piece.file].append((piece.begin, piece.end))
     for i, (name, pieces) in enumerate(found.items()):
-        edges = [0, *itertools.chain(*pieces), plan.columns["nbytes"][i]]
+        edges = [0, *itertools.chain(*pieces), plan._layout.columns["nbytes"][i]]
         assert edges[::2] == edges[1::2]  # each begins where the one before ends
         assert all((starts[name] + end) % 4096 == 0 for _, end in pieces[:-1])
     assert sum(shares(plan)) == plan.nbytes
@@ -449,7 +449,7 @@ def test_a_flipped_bit_of_a_plan_is_found(tmp_path, place):
     with pytest.raises(PlanError):
         loaded = vs.Plan.load(tmp_path / "plan")
         for number in range(len(loaded.files)):
-            loaded.file(number)
+            loaded._layout.file(number)
 
 
 @pytest.mark.parametrize(
@@ -616,7 +616,7 @@ def test_a_header_that_was_damaged_is_found_by_the_last_step(tmp_path):
     plan = planned(tmp_path / "model", model(), 1)
     fill(plan)
     [place] = site(tmp_path / "model")
-    checked = materialising.Site(plan)
+    checked = materialising.Site(plan._layout)
     assert checked.complete(0) == []
     path = place / plan.files[0]
     data = bytearray(path.read_bytes())

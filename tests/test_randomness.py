@@ -270,6 +270,55 @@ def test_many_variables_at_once(wide):
                 assert bits(row) == bits(values(law, dtype, count, key=key))
 
 
+PATHS = ["a", "layer_12/attention/query", "1/11", "11/1", "", "a" * 300, "a/" * 60 + "b", "x//y"]
+
+
+def test_many_variables_by_their_names(wide):
+    """Keys are those of the paths, and nothing but the parts of the buffer is written to."""
+    prefix = randomness.path_message(7, "", 3)[:-8]
+    for law, dtype in LAWS:
+        facts = randomness.law(law, dtype)
+        if facts is None or dtype == np.longdouble:  # which has bytes that nobody sets
+            continue
+        for count in (0, 1, 9, 65):
+            room = count * dtype.itemsize
+            out = np.full(len(PATHS) * (room + 8), 0xAA, np.uint8)
+            offsets = np.arange(len(PATHS))[::-1] * (room + 8)
+            _scopecore.fill_named(out, offsets, facts, count, prefix, PATHS)
+            for path, offset in zip(PATHS, offsets.tolist(), strict=True):
+                key = randomness.path_key(7, path, 3)
+                assert bits(out[offset : offset + room]) == bits(values(law, dtype, count, key=key))
+                assert (out[offset + room : offset + room + 8] == 0xAA).all()
+
+
+def test_names_and_places_that_do_not_fit():
+    law = randomness.law(Normal(0.0, 1.0), np.dtype("float32"))
+
+    def named(out, offsets, count=2, paths=("a",), law=law):
+        _scopecore.fill_named(out, np.array(offsets, np.int64), law, count, b"", list(paths))
+
+    room = np.empty(16, np.uint8)
+    named(room, [8])
+    for offsets in ([9], [-1], [2**62]):
+        with pytest.raises(ValueError, match="do not lie in 16"):
+            named(room, offsets)
+    for count in (5, 2**48, 2**60):
+        with pytest.raises(ValueError, match=r"do not lie in 16|no buffer has as many"):
+            named(room, [0], count)
+    with pytest.raises(ValueError, match="1 offsets for 2 paths"):
+        named(room, [0], paths=["a", "b"])
+    for path in ("\N{LATIN SMALL LETTER E WITH ACUTE}", b"a", 5):
+        with pytest.raises(ValueError, match="is no path"):
+            named(room, [0], paths=[path])
+    with pytest.raises(ValueError, match="16 at most"):
+        named(room, [0], law=(*law[:-1], bytes(17)))
+    with pytest.raises(ValueError, match="int64"):
+        _scopecore.fill_named(room, np.zeros(1, np.int32), law, 1, b"", ["a"])
+    room.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        named(room, [0])
+
+
 @each_law
 def test_the_copies_of_the_kernels_agree(pair):
     law, dtype = pair

@@ -103,6 +103,30 @@ def fails_well(saver, path, call, error, i, replacing, options):
     return met
 
 
+@pytest.mark.parametrize(("replacing", "threads"), [(True, 1), (False, 2)])
+def test_a_plan_goes_on_when_the_disk_does(saver, tmp_path, tally, replacing, threads):
+    """Each call of workers and of the last step fails in turn; then they are run again."""
+    path, options = tmp_path / "m", {"threads": threads, "planned": True}
+    prepare(path, replacing)
+    turn = itertools.cycle(ERRORS)
+    for call in sorted(saver.count(2, path, **options)):
+        for i in range(1, MOST):
+            old, error = prepare(path, replacing), next(turn)
+            ended = saver.save(2, path, f"{call}:error={error}:when={i}", **options)
+            met, found = "INJECTED" in saver.log.read_text(), held_or_empty(path)
+            assert ended in (0, getattr(errno, error)), (call, i, ended)
+            assert found == 2 if ended == 0 else found in (old, 2), (call, i)
+            save(2, path, planned=True)
+            assert held(path) == 2 and wanted_at(path) <= files_at(path), (call, i)
+            if ended == 0 and call in ("openat", "unlink"):  # unable to clear away: the next can
+                save(3, path)
+            assert files_at(path) == wanted_at(path), (call, i)
+            if not met:
+                break
+            tally("faults")
+        assert i < MOST - 1, call
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_file_that_must_not_become_so_large(tmp_path, name, threads):

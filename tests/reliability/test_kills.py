@@ -173,9 +173,6 @@ def test_what_is_left_of_the_dead_is_removed_and_nothing_else(tmp_path):
 
 # --- workers of a plan
 
-MARKED = """\
-        return found if good and (mark == start_of(path) or self.is_complete(number)) else None
-"""
 MARK_LAST = """\
                 opened.seek(MARKED)
                 opened.write(text[MARKED:])
@@ -267,11 +264,6 @@ vs.materialise(vs.Plan.load(sys.argv[1]), int(sys.argv[2]), threads=2, progress=
 """
 
 
-@pytest.mark.fails_without(
-    "src/varscope/checkpoint/materialising.py",
-    "                if record is None:\n                    return\n                os.fsync(",
-    "                self.site.note(number, begin, end, mark, record)\n                os.fsync(",
-)
 @pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_workers_killed_at_random_times(tmp_path, tally, rounds):
     """Two of each worker at once, some of which are killed in the middle of pieces."""

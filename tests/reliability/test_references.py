@@ -67,7 +67,7 @@ def test_every_public_name_has_a_program():
 
 @pytest.mark.parametrize(
     "name",
-    ["Checkpoint", "Graph", "NameMap", "PartitionedVariable", "RegularizationLoss",
+    ["Checkpoint", "Graph", "NameMap", "PartitionedVariable", "Plan", "RegularizationLoss",
      "SaveSliceInfo", "StoredTensor", "Template", "Variable", "VariableScope"],
 )  # fmt: skip
 def test_every_public_member_has_a_program(name):

@@ -54,19 +54,53 @@ def interrupted(path, threads):
     assert held(path) == 77 and files_at(path) == wanted_at(path)
 
 
+def plan_interrupted(path, threads):
+    """Fill and finish many plans, stop them somewhere, and go on."""
+    rng = np.random.default_rng(1)
+
+    def stop(*_):
+        raise Stop
+
+    stopped = 0
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for i in range(ROUNDS):
+            plan = vs.plan(model(i), path, workers=2, max_shard_size=160)
+            for j in range(100):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 4e-3) * (1 + j))
+                    vs.materialise(plan, threads=threads, progress=False)
+                    vs.finish(plan)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    break
+                except Stop:
+                    stopped += 1
+            vs.finish(plan)  # maybe it was stopped behind the last step
+            assert held(path) == i and files_at(path) == wanted_at(path), i
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stopped > ROUNDS
+
+
 # In a process of its own, which can be ended where it should hang.
 INTERRUPTED = """
 import sys
 from pathlib import Path
 import test_save_interrupts
-test_save_interrupts.interrupted(Path(sys.argv[1]), int(sys.argv[2]))
+getattr(test_save_interrupts, sys.argv[3])(Path(sys.argv[1]), int(sys.argv[2]))
 """
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_interrupts_at_random_times(tmp_path, name, threads):
-    done = python(INTERRUPTED, tmp_path / name, threads)
+    done = python(INTERRUPTED, tmp_path / name, threads, "interrupted")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_plan_that_is_interrupted_at_random_times_goes_on(tmp_path, threads):
+    done = python(INTERRUPTED, tmp_path / "m", threads, "plan_interrupted")
     assert done.returncode == 0, done.stderr[-3000:]
 
 

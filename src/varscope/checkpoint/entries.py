@@ -260,7 +260,7 @@ def order() -> dict[str, int]:
     return ranks
 
 
-class Layout:
+class Listing:
     """What is to be saved in columns, and how files have it; `kinds` holds indices into `table`."""
 
     def __init__(
@@ -317,7 +317,7 @@ class Layout:
         return found
 
 
-class Tensors(Layout):
+class Tensors(Listing):
     """The entries of a graph with what is known of them, in columns."""
 
     def __init__(self, graph: Graph, entries: Entries) -> None:

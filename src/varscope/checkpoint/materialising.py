@@ -34,7 +34,7 @@ import numpy.typing as npt
 from varscope import initializers, randomness
 from varscope._scopecore import FileLock, crc32c, crc32c_each, crc32c_joined, fill_named
 from varscope.checkpoint import replacement
-from varscope.checkpoint.plans import Plan, PlannedFile, PlannedKind
+from varscope.checkpoint.plans import Layout, Plan, PlannedFile, PlannedKind
 from varscope.checkpoint.replacement import Workplace, empty, put_series, sync_folder
 from varscope.checkpoint.safetensors_files import INDEX, SINGLE
 from varscope.checkpoint.saving import (
@@ -123,12 +123,13 @@ def materialise(
     """
     if not isinstance(plan, Plan):
         raise ArgumentTypeError.of("plan", "a varscope.Plan", plan)
-    chosen = range(plan.workers) if worker is None else [plan.checked_worker(worker)]
+    layout = plan._layout
+    chosen = range(plan.workers) if worker is None else [layout.checked_worker(worker)]
     workers = as_threads(threads)
     check_place(plan.path)
     with as_report(progress, "materialise") as report, told_of(plan.path):
-        site = Site(plan)
-        pieces = [piece for each in chosen for piece in plan.share(each)]
+        site = Site(layout)
+        pieces = [piece for each in chosen for piece in layout.share(each)]
         return Run(site, pieces, workers, report).run()
 
 
@@ -169,17 +170,11 @@ def finish(plan: Plan) -> None:
         raise ArgumentTypeError.of("plan", "a varscope.Plan", plan)
     check_place(plan.path)
     with told_of(plan.path):
-        site = Site(plan)
+        site = Site(plan._layout)
         if not site.path.exists():
-            lacking = [number for number in range(len(plan.files)) if not site.is_complete(number)]
-            if lacking:
-                raise site.unfinished(
-                    [
-                        (number, i)
-                        for number in lacking
-                        for i in range(plan.columns["pieces"][number])
-                    ]
-                )
+            missing = site.missing()
+            if missing:
+                raise site.unfinished(missing)
             if (plan.path / INDEX).exists():
                 return
         with site.alone():
@@ -222,11 +217,11 @@ class Record(NamedTuple):
 class Site:
     """The folder in which workers write the files of a plan, until they count."""
 
-    def __init__(self, plan: Plan, place: Workplace | None = None) -> None:
-        """`place` is one that is somebody's: what the others left there goes when that one does."""
-        self.plan, self.folder = plan, plan.path
-        self.path = plan.path / f".{SINGLE}.{plan.token}.plan" if place is None else place.path
-        self.mode = 0o666 if place is None else place.mode
+    def __init__(self, layout: Layout, place: Workplace | None = None) -> None:
+        """`place` is one that goes with whoever holds it, and with all that others wrote there."""
+        self.layout, self.folder = layout, layout.path
+        own = layout.path / f".{SINGLE}.{layout.token}.plan"
+        self.path, self.mode = (own, 0o666) if place is None else (place.path, place.mode)
 
     def claim(self) -> None:
         """Make the folder, which nobody makes again: it is gone when somebody has finished."""
@@ -237,29 +232,29 @@ class Site:
     def is_complete(self, number: int) -> bool:
         """Whether a file has its header: then it lies in the site, or in its place already."""
         return any(
-            start_of(folder / self.plan.files[number])[:8] == self.length(number)
+            start_of(folder / self.layout.files[number])[:8] == self.length(number)
             for folder in (self.folder, self.path)
         )
 
     def length(self, number: int) -> bytes:
         """How a file begins that has its header: with the length of that."""
-        return int(self.plan.columns["header"][number]).to_bytes(8, "little")
+        return int(self.layout.columns["header"][number]).to_bytes(8, "little")
 
     def open(self, number: int) -> int:
         """A descriptor of a file without a header, which is made where there is none."""
-        path = self.path / self.plan.files[number]
+        path = self.path / self.layout.files[number]
         while True:
             try:
                 opened = os.open(path, READ_WRITE)
             except FileNotFoundError:
-                self.make(path, self.plan.size_of(number))
+                self.make(path, self.layout.size_of(number))
                 continue
             size = os.fstat(opened).st_size
-            if size == self.plan.size_of(number):
+            if size == self.layout.size_of(number):
                 return opened
             os.close(opened)
             raise CheckpointError.of(
-                path, None, f"it has {size:,} bytes, not {self.plan.size_of(number):,}: remove it"
+                path, None, f"it has {size:,} bytes, not {self.layout.size_of(number):,}: remove it"
             )
 
     def make(self, path: Path, size: int) -> None:
@@ -285,17 +280,22 @@ class Site:
     def record_path(self, number: int, begin: int, end: int) -> Path:
         return self.path / f"{number + 1:05}.{begin}.{end}.json"
 
-    def record(self, number: int, begin: int, end: int) -> Record | None:
-        """The record of a piece; None where it is not there, or not of the file that is."""
+    def mark(self, number: int) -> bytes | None:
+        """How a file begins that has no header yet; None where it has one."""
+        if self.is_complete(number):
+            return None
+        return start_of(self.path / self.layout.files[number])
+
+    def record(self, number: int, begin: int, end: int, mark: bytes | None) -> Record | None:
+        """The record of a piece; None where it is not there, or is one of another file."""
         try:
             facts = json.loads(self.record_path(number, begin, end).read_bytes())
-            mark, parts = bytes.fromhex(facts["mark"]), bytes.fromhex(facts["parts"])
+            noted, parts = bytes.fromhex(facts["mark"]), bytes.fromhex(facts["parts"])
             found = Record(facts["crc32c"], np.frombuffer(parts, ">u4").astype(np.uint32))
-            good = facts["check"] == crc32c(mark + parts)
-        except (OSError, ValueError, LookupError, TypeError):
+            good = facts["check"] == crc32c(noted + parts)
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
-        path = self.path / self.plan.files[number]
-        return found if good and (mark == start_of(path) or self.is_complete(number)) else None
+        return found if good and mark in (None, noted) else None
 
     def note(self, number: int, begin: int, end: int, mark: bytes, record: Record) -> None:
         """Record that a piece is on the disk."""
@@ -322,37 +322,47 @@ class Site:
 
         Where another call can go on with it, what fails leaves the files where they are.
         """
-        plan, missing = self.plan, []
-        for number in range(len(plan.files)):
+        layout, missing = self.layout, []
+        for number in range(len(layout.files)):
             if not self.is_complete(number):
                 missing += self.complete(number)
         if missing:
             raise self.unfinished(missing)
-        there = [name for name in plan.files if (self.folder / name).exists()]
-        for number, name in enumerate(plan.files):
+        there = [name for name in layout.files if (self.folder / name).exists()]
+        for number, name in enumerate(layout.files):
             self.check(number, (self.folder if name in there else self.path) / name)
-        lists = ((name, plan.file(i).names) for i, name in enumerate(plan.files))
-        write_index(lists, plan.nbytes, self, self.folder)
+        lists = ((name, layout.file(i).names) for i, name in enumerate(layout.files))
+        write_index(lists, sum(layout.columns["nbytes"]), self, self.folder)
         sync_folder(self.path)
         resumed = there if resumes else None
         put_series(
-            self, plan.files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)), resumed
+            self, layout.files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)), resumed
         )
         sync_folder(self.folder.parent)
 
+    def missing(self) -> list[tuple[int, int]]:
+        """All pieces of files that are not complete."""
+        pieces = self.layout.columns["pieces"]
+        return [
+            (number, place)
+            for number in range(len(pieces))
+            if not self.is_complete(number)
+            for place in range(pieces[number])
+        ]
+
     def unfinished(self, missing: list[tuple[int, int]]) -> PlanError:
         """What to say where pieces of files are not there."""
-        workers = sorted({self.plan.worker_of(number, place) for number, place in missing})
-        pieces = self.plan.first_pieces[-1]
+        workers = sorted({self.layout.worker_of(number, place) for number, place in missing})
+        pieces = self.layout.first_pieces[-1]
         return PlanError.unfinished(self.folder, len(missing), pieces, workers)
 
     def complete(self, number: int) -> list[tuple[int, int]]:
         """Write the header of a file all of which is there; else the pieces that are not."""
-        file = self.plan.file(number)
+        file = self.layout.file(number)
         edges = [0, *file.cuts, file.nbytes]
-        sums, missing = np.zeros(len(file.names), np.uint32), []
+        sums, missing, mark = np.zeros(len(file.names), np.uint32), [], self.mark(number)
         for place, (begin, end) in enumerate(itertools.pairwise(edges)):
-            part, found = file.overlapping(begin, end), self.record(number, begin, end)
+            part, found = file.overlapping(begin, end), self.record(number, begin, end, mark)
             if found is None or len(found.parts) != part.stop - part.start:
                 missing.append((number, place))
             else:
@@ -361,9 +371,9 @@ class Site:
                     sums[tensor] = crc32c_joined(int(sums[tensor]), int(found.parts[i]), lengths[i])
         if not missing:
             text = self.length(number) + file.entries.header(sums.tobytes())
-            if len(text) != 8 + self.plan.columns["header"][number]:
-                raise self.plan.damaged(f"the header of file {number + 1} has another length")
-            with open(self.path / self.plan.files[number], "r+b") as opened:
+            if len(text) != 8 + self.layout.columns["header"][number]:
+                raise self.layout.damaged(f"the header of file {number + 1} has another length")
+            with open(self.path / self.layout.files[number], "r+b") as opened:
                 # The mark goes last, in one write of a few bytes: whoever is killed before that can
                 # begin again.
                 opened.seek(MARKED)
@@ -376,12 +386,12 @@ class Site:
 
     def check(self, number: int, path: Path) -> None:
         """Compare a file's size and header with what was planned and recorded."""
-        size, wanted = path.stat().st_size, self.plan.size_of(number)
+        size, wanted = path.stat().st_size, self.layout.size_of(number)
         if size != wanted:
             raise CheckpointError.of(path, None, f"it has {size:,} bytes, not {wanted:,}")
         with open(path, "rb") as opened:
             opened.seek(8)
-            header = opened.read(self.plan.columns["header"][number])
+            header = opened.read(self.layout.columns["header"][number])
         if not is_intact(header):
             raise CheckpointError.of(path, None, "its header is not the one that was written")
 
@@ -481,8 +491,8 @@ class Filler:
     def source(self, number: int) -> Source:
         found = self.sources.get(number)
         if found is None:
-            plan = self.run.site.plan
-            found = self.sources[number] = Source(plan.seed, plan.kinds[number])
+            layout = self.run.site.layout
+            found = self.sources[number] = Source(layout.seed, layout.kinds[number])
         return found
 
     def piece(
@@ -491,7 +501,7 @@ class Filler:
         """Fill and write a piece; None where the run is stopped."""
         whole = file.overlapping(begin, end)
         sums = np.zeros(whole.stop - whole.start, np.uint32)
-        start = self.run.site.plan.size_of(file.number) - file.nbytes
+        start = self.run.site.layout.size_of(file.number) - file.nbytes
         for at in range(begin, end, BLOCK):
             if self.run.stopped:
                 return None
@@ -558,22 +568,22 @@ class Run(SharedWork):
 
     def look(self) -> None:
         """Find out which pieces are there already."""
-        plan, complete = self.site.plan, {}
+        marks: dict[int, bytes | None] = {}
         for i, (number, begin, end) in enumerate(self.pieces):
-            if number not in complete:
-                complete[number] = self.site.is_complete(number)
-            record = self.site.record(number, begin, end)
-            if record is None and not complete[number]:
+            if number not in marks:
+                marks[number] = self.site.mark(number)
+            record = self.site.record(number, begin, end, marks[number])
+            if record is None and marks[number] is not None:
                 self.waiting.append(i)
                 continue
             checksum = None if record is None else record.crc32c
-            self.filled[i] = Filled(plan.files[number], begin, end, checksum, True)
+            self.filled[i] = Filled(self.site.layout.files[number], begin, end, checksum, True)
 
     def file(self, number: int) -> PlannedFile:
         """What a file holds, read once while a thread is in it."""
         found = self.files.get(number)
         if found is None:
-            found = self.files[number] = self.site.plan.file(number)
+            found = self.files[number] = self.site.layout.file(number)
         return found
 
     def run(self) -> list[Filled]:
@@ -618,7 +628,7 @@ class Run(SharedWork):
     def one(self, filler: Filler, i: int, slot: int) -> None:
         number, begin, end = self.pieces[i]
         self.at_work[slot] = number
-        name = self.site.plan.files[number]
+        name = self.site.layout.files[number]
         file = self.file(number)
         for other in set(self.files) - {number, *self.at_work}:
             self.files.pop(other, None)

@@ -22,7 +22,7 @@ from varscope._scopecore import Spec, unfilled_rows
 from varscope.checkpoint.dtypes import text_of
 from varscope.checkpoint.entries import (
     Entries,
-    Layout,
+    Listing,
     Tensors,
     check_names,
     library,
@@ -31,6 +31,7 @@ from varscope.checkpoint.entries import (
 from varscope.checkpoint.fitting import folded, group
 from varscope.checkpoint.plans import (
     COLUMNS,
+    Layout,
     Plan,
     PlannedKind,
     as_line,
@@ -128,8 +129,7 @@ def plan(
     most = as_size(max_shard_size)
     library()
     made = unmoved(graph, lambda: Planning(graph, target, most, int(workers), by))
-    relative = not os.path.isabs(path)
-    return Plan._of({**made.facts(), "_relative": relative}, dict(enumerate(made.lines)), None)
+    return Plan._of(made.layout(relative=not os.path.isabs(path)))
 
 
 class Draft:
@@ -138,19 +138,19 @@ class Draft:
     kinds: list[PlannedKind]
     kind_of: npt.NDArray[np.intp]  # of each entry
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
         self.columns: dict[str, list[Any]] = {key: [] for key in COLUMNS}
         self.lines: list[bytes] = []
         self.sizes: list[list[int]] = []  # of the pieces of each file
 
     def add_file(self, part: slice) -> bytes:
         """Plan one file, these entries; what tells of it, but for the cuts."""
-        layout = self.layout
-        places = layout.sorted(part)
-        names = [layout.names[place] for place in places]
+        listing = self.listing
+        places = listing.sorted(part)
+        names = [listing.names[place] for place in places]
         kinds = self.kind_of[places]
-        ends = np.cumsum(layout.nbytes_of[places])
+        ends = np.cumsum(listing.nbytes_of[places])
         partitions, paths = self.partitions(places, names), self.paths(places, names)
         facts = facts_of(names, kinds, self.kinds, partitions)
         forms = [kind.form for kind in self.kinds]
@@ -214,16 +214,19 @@ class Planning(Draft):
         for text in self.numbers:
             self.model.update(text)
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "path": self.target,
-            "by": self.by,
-            "seed": self.seed,
-            "token": self.model.hexdigest(),
-            "kinds": self.kinds,
-            "columns": self.columns,
-            "borders": self.borders(),
-        }
+    def layout(self, relative: bool) -> Layout:
+        """All that the plan says."""
+        return Layout(
+            path=self.target,
+            relative=relative,
+            seed=self.seed,
+            token=self.model.hexdigest(),
+            by=self.by,
+            kinds=self.kinds,
+            columns=self.columns,
+            borders=self.borders(),
+            lines=dict(enumerate(self.lines)),
+        )
 
     # --- what cannot be planned
     def check_plannable(self, entries: Entries) -> None:
@@ -303,10 +306,12 @@ class Planning(Draft):
     def partitions(self, places: list[int], names: list[str]) -> dict[str, Any]:
         """How variables in parts were cut, by name."""
         tensors = self.tensors
+        if not tensors.others:
+            return {}
         return {
             name: list(tensors.others[-1 - tensors.rows[place]].partitions)
             for place, name in zip(places, names, strict=True)
-            if tensors.others and tensors.rows[place] < 0
+            if tensors.rows[place] < 0
         }
 
     def paths(self, places: list[int], names: list[str]) -> dict[str, str]:

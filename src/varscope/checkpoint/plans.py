@@ -25,8 +25,8 @@ import itertools
 import json
 import operator
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -150,96 +150,47 @@ def facts_of(
     return {**found, "dtypes": texts} if texts else found
 
 
-class Plan:
-    """Which worker fills which bytes of which file of a checkpoint; `varscope.plan` makes one.
+@dataclass(eq=False)
+class Layout:
+    """All that a plan says: its head, and the lines of files.
 
-    A plan is plain data: `save` writes it as lines of JSON, `Plan.load` reads it, and it can be
-    pickled.  Of a plan that was loaded, the names of a file's tensors are read when they are asked
-    for.
-
-    Attributes
-    ----------
-    path : Path
-        The folder that becomes the checkpoint.
-    workers : int
-        How many workers there are, numbered from 0.
-    by : str
-        "bytes" or "files": see `varscope.plan`.
-    seed : int
-        That of the graph.
-    files : list of str
-        The files of the checkpoint.
-    nbytes : int
-        The bytes of all tensors; `len(plan)` is how many tensors there are.
-
-    >>> import varscope as vs
-    >>> g = vs.Graph(seed=1)
-    >>> with g.as_default():
-    ...     v = vs.get_variable("v", [1000, 100])
-    >>> plan = vs.plan(g, "model", workers=2)
-    >>> plan.workers, len(plan), plan.nbytes, len(plan.files)
-    (2, 1, 400000, 1)
-    >>> plan.save("model.plan")
-    >>> vs.Plan.load("model.plan").pieces(1) == plan.pieces(1)
-    True
+    `lines` are those of some files; the others lie in the file `source` from `start` on, where
+    there is one.
     """
 
     path: Path
-    by: str
+    relative: bool  # whether the path was given as a relative one
     seed: int
-    token: str
+    token: str  # that of the files
+    by: str
     kinds: list[PlannedKind]
-    columns: dict[str, list[Any]]
-    borders: list[int]
+    columns: dict[str, list[Any]]  # what is known of each file, by `COLUMNS`
+    borders: list[int]  # the number of each worker's first piece, and that of all pieces
+    lines: dict[int, bytes]
+    source: Path | None = None
+    start: int = 0
 
-    def __init__(self) -> None:
-        raise ArgumentTypeError("a Plan is made by varscope.plan, or read by Plan.load")
-
-    @classmethod
-    def _of(cls, facts: dict[str, Any], lines: dict[int, bytes], source: Path | None) -> Self:
-        """A plan of what its head says, and lines: all, some, or those of a file."""
-        new = cls.__new__(cls)
-        vars(new).update(facts)
-        new._lines, new._source = lines, source
-        return new
-
-    _lines: dict[int, bytes]
-    _source: Path | None  # where lines are that are not among these
-    _start: int  # where they begin there
-    _relative: bool  # whether the target was given as a relative path
-
-    # --- what it says
     @property
     def workers(self) -> int:
         return len(self.borders) - 1
 
-    @property
-    def nbytes(self) -> int:
-        return sum(self.columns["nbytes"])
-
     @cached_property
     def files(self) -> list[str]:
+        """What the files are called."""
         count = len(self.columns["nbytes"])
         return [file_name(self.token, number, count) for number in range(1, count + 1)]
 
-    def __len__(self) -> int:
-        return sum(self.columns["tensors"])
+    @cached_property
+    def first_pieces(self) -> list[int]:
+        """The number of each file's first piece, and that of all pieces."""
+        return list(itertools.accumulate(self.columns["pieces"], initial=0))
 
-    def pieces(self, worker: int) -> list[Piece]:
-        """What one worker fills, in the order of files and bytes.
+    @cached_property
+    def line_starts(self) -> list[int]:
+        """Where the line of each file begins, behind the head."""
+        return list(itertools.accumulate(self.columns["line"], initial=0))
 
-        Raises
-        ------
-        ArgumentTypeError, ArgumentValueError : TypeError, ValueError
-            There is no such worker.
-        PlanError : ValueError
-            The plan is another worker's, or damaged.
-        """
-        return [
-            Piece(self.files[number], begin, end)
-            for number, begin, end in self.share(self.checked_worker(worker))
-        ]
-
+    # --- workers
     def checked_worker(self, worker: Any) -> int:
         """The number of a worker."""
         if isinstance(worker, (bool, np.bool_)):
@@ -254,27 +205,25 @@ class Plan:
             )
         return number
 
-    @cached_property
-    def first_pieces(self) -> list[int]:
-        """The number of each file's first piece, and that of all pieces."""
-        return list(itertools.accumulate(self.columns["pieces"], initial=0))
-
-    @cached_property
-    def line_starts(self) -> list[int]:
-        """Where the line of each file begins, behind the head."""
-        return list(itertools.accumulate(self.columns["line"], initial=0))
-
     def share(self, worker: int) -> Iterator[tuple[int, int, int]]:
         """The pieces of a worker: file, begin and end."""
         piece, last = self.borders[worker], self.borders[worker + 1]
         while piece < last:
             number = bisect.bisect_right(self.first_pieces, piece) - 1
-            first = self.first_pieces[number]
-            edges = self.edges(number)
+            first, edges = self.first_pieces[number], self.edges(number)
             until = min(last, first + len(edges) - 1)
             for i in range(piece - first, until - first):
                 yield number, edges[i], edges[i + 1]
             piece = until
+
+    def worker_of(self, number: int, place: int) -> int:
+        """Which worker fills a piece of a file."""
+        return bisect.bisect_right(self.borders, self.first_pieces[number] + place) - 1
+
+    # --- files
+    def size_of(self, number: int) -> int:
+        """The bytes of a file."""
+        return int(8 + self.columns["header"][number] + self.columns["nbytes"][number])
 
     def edges(self, number: int) -> list[int]:
         """Where the pieces of a file begin, and where the last one ends."""
@@ -287,14 +236,6 @@ class Plan:
         if not text.startswith(CUTS) or not isinstance(cuts, list) or len(cuts) != pieces - 1:
             raise self.damaged(f"the line of file {number + 1} does not begin as one")
         return [0, *cuts, self.columns["nbytes"][number]]
-
-    def worker_of(self, number: int, place: int) -> int:
-        """Which worker fills a piece of a file."""
-        return bisect.bisect_right(self.borders, self.first_pieces[number] + place) - 1
-
-    def size_of(self, number: int) -> int:
-        """The bytes of a file."""
-        return int(8 + self.columns["header"][number] + self.columns["nbytes"][number])
 
     def file(self, number: int) -> PlannedFile:
         """A file, read anew."""
@@ -309,20 +250,150 @@ class Plan:
 
     def line(self, number: int, most: int | None = None) -> bytes:
         """The line of a file, or not more than so many bytes of it."""
-        found = self._lines.get(number)
+        found = self.lines.get(number)
         if found is not None:
             return found[:most]
-        if self._source is None:
+        if self.source is None:
             raise PlanError.of(
                 self.path, "this is what for_worker gave to a worker that does not fill that file"
             )
-        with open(self._source, "rb") as opened:
-            opened.seek(self._start + self.line_starts[number])
+        with open(self.source, "rb") as opened:
+            opened.seek(self.start + self.line_starts[number])
             length = self.columns["line"][number]
             return opened.read(length if most is None else min(length, most))
 
+    def with_lines(self, numbers: Iterable[int]) -> Layout:
+        """The same with the lines of some files, and no other."""
+        lines = {number: self.line(number) for number in numbers}
+        return replace(self, lines=lines, source=None, start=0)
+
     def damaged(self, reason: str) -> PlanError:
-        return PlanError.of(self._source or self.path, f"{reason}: it is damaged, make it again")
+        return PlanError.of(self.source or self.path, f"{reason}: it is damaged, make it again")
+
+    # --- the head
+    def head(self, folder: Path) -> bytes:
+        """The first line of the text, for a file in this folder."""
+        path = os.path.relpath(self.path, folder) if self.relative else os.fspath(self.path)
+        head = {
+            "varscope_plan": VERSION,
+            "path": path,
+            "seed": self.seed,
+            "token": self.token,
+            "by": self.by,
+            "kinds": [kind.described() for kind in self.kinds],
+            "files": self.columns,
+            "workers": self.borders,
+        }
+        head["digest"] = digest_of(as_line(head))
+        return as_line(head)
+
+    @classmethod
+    def of(cls, head: Any, source: Path, start: int) -> Self:
+        """What a head says that was read from a file; ValueError and the like if it is none."""
+        if not isinstance(head, dict) or "varscope_plan" not in head:
+            raise ValueError("it does not begin as one")
+        if head["varscope_plan"] != VERSION:
+            raise ValueError(f"it is of version {head['varscope_plan']!r:.100}, not {VERSION}")
+        if head.pop("digest", None) != digest_of(as_line(head)):
+            raise ValueError("its first line is not the one that was written")
+        columns = {key: head["files"][key] for key in COLUMNS}
+        if len(set(map(len, columns.values()))) != 1:
+            raise ValueError("its columns differ in length")
+        folder = Path(os.path.realpath(source)).parent
+        return cls(
+            path=Path(os.path.normpath(folder / head["path"])),
+            relative=not os.path.isabs(head["path"]),
+            seed=head["seed"],
+            token=head["token"],
+            by=head["by"],
+            kinds=[PlannedKind.of(kind) for kind in head["kinds"]],
+            columns=columns,
+            borders=head["workers"],
+            lines={},
+            source=source,
+            start=start,
+        )
+
+
+class Plan:
+    """Which worker fills which bytes of which file of a checkpoint; `varscope.plan` makes one.
+
+    A plan is plain data: `save` writes it as lines of JSON, `Plan.load` reads it, and it can be
+    pickled.  Of a plan that was loaded, the names of a file's tensors are read when they are asked
+    for.  `len(plan)` is how many tensors there are.
+
+    >>> import varscope as vs
+    >>> g = vs.Graph(seed=1)
+    >>> with g.as_default():
+    ...     v = vs.get_variable("v", [1000, 100])
+    >>> plan = vs.plan(g, "model", workers=2)
+    >>> plan.workers, len(plan), plan.nbytes, len(plan.files)
+    (2, 1, 400000, 1)
+    >>> plan.save("model.plan")
+    >>> vs.Plan.load("model.plan").pieces(1) == plan.pieces(1)
+    True
+    """
+
+    _layout: Layout
+
+    def __init__(self) -> None:
+        raise ArgumentTypeError("a Plan is made by varscope.plan, or read by Plan.load")
+
+    @classmethod
+    def _of(cls, layout: Layout) -> Self:
+        new = cls.__new__(cls)
+        new._layout = layout
+        return new
+
+    # --- what it says
+    @property
+    def path(self) -> Path:
+        """The folder that becomes the checkpoint."""
+        return self._layout.path
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are; they are numbered from 0."""
+        return self._layout.workers
+
+    @property
+    def by(self) -> str:
+        """What is balanced: "bytes" or "files", see `varscope.plan`."""
+        return self._layout.by
+
+    @property
+    def seed(self) -> int:
+        """That of the graph, from which all values follow."""
+        return self._layout.seed
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the checkpoint, but its index."""
+        return list(self._layout.files)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(self._layout.columns["nbytes"])
+
+    def __len__(self) -> int:
+        return sum(self._layout.columns["tensors"])
+
+    def pieces(self, worker: int) -> list[Piece]:
+        """What one worker fills, in the order of files and bytes.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError : TypeError, ValueError
+            There is no such worker.
+        PlanError : ValueError
+            The plan is another worker's, or damaged.
+        """
+        layout = self._layout
+        return [
+            Piece(layout.files[number], begin, end)
+            for number, begin, end in layout.share(layout.checked_worker(worker))
+        ]
 
     # --- what becomes of it
     def for_worker(self, worker: int) -> Plan:
@@ -336,8 +407,9 @@ class Plan:
         ArgumentTypeError, ArgumentValueError : TypeError, ValueError
             There is no such worker.
         """
-        chosen = {number for number, *_ in self.share(self.checked_worker(worker))}
-        return Plan._of(self._facts(), {number: self.line(number) for number in chosen}, None)
+        layout = self._layout
+        chosen = {number for number, *_ in layout.share(layout.checked_worker(worker))}
+        return Plan._of(layout.with_lines(chosen))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a file, in the place of what is there.
@@ -352,13 +424,12 @@ class Plan:
             This is what `for_worker` gave.
         OSError
         """
-        target = as_path(path)
+        target, layout = as_path(path), self._layout
         target = Path(os.path.realpath(target.parent)) / target.name
-        lines = (self.line(number) for number in range(len(self.files)))
         with told_of(target), workplace(target.parent, target.name) as place:
             with open(place.path / target.name, "wb") as file:
-                file.write(self._head(target.parent))
-                file.writelines(lines)
+                file.write(layout.head(target.parent))
+                file.writelines(map(layout.line, range(len(layout.files))))
                 finish_file(file, place)
             put_file(place, target.name, target)
 
@@ -378,46 +449,25 @@ class Plan:
             text = opened.readline(LONGEST_HEAD)
             size = os.fstat(opened.fileno()).st_size
         try:
-            facts = as_facts(json.loads(text), Path(os.path.realpath(source)).parent)
+            layout = Layout.of(json.loads(text), source, len(text))
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise PlanError.of(
                 source, f"this is no plan that can be read: {error!s:.300}"
             ) from None
-        facts["_start"] = len(text)
-        if len(text) + sum(facts["columns"]["line"]) != size:
+        if len(text) + layout.line_starts[-1] != size:
             raise PlanError.of(source, "it was cut off, or something was added to it")
-        return cls._of(facts, {}, source)
-
-    def _head(self, folder: Path) -> bytes:
-        """The first line of its text, for a file in this folder."""
-        path = os.path.relpath(self.path, folder) if self._relative else os.fspath(self.path)
-        head = {
-            "varscope_plan": VERSION,
-            "path": path,
-            "seed": self.seed,
-            "token": self.token,
-            "by": self.by,
-            "kinds": [kind.described() for kind in self.kinds],
-            "files": self.columns,
-            "workers": self.borders,
-        }
-        head["digest"] = digest_of(as_line(head))
-        return as_line(head)
-
-    def _facts(self) -> dict[str, Any]:
-        names = ("path", "by", "seed", "token", "kinds", "columns", "borders", "_relative")
-        return {name: getattr(self, name) for name in names}
+        return cls._of(layout)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        lines = self._lines
-        if self._source is not None:
-            lines = {number: self.line(number) for number in range(len(self.files))}
-        return Plan._of, (self._facts(), lines, None)
+        layout = self._layout
+        if layout.source is not None:
+            layout = layout.with_lines(range(len(layout.files)))
+        return Plan._of, (layout,)
 
     def __repr__(self) -> str:
         return (
             f"<Plan of {os.fspath(self.path)!r}: {len(self):,} tensors, {self.nbytes:,} bytes, "
-            f"{len(self.files):,} files, {self.workers:,} workers>"
+            f"{len(self._layout.files):,} files, {self.workers:,} workers>"
         )
 
 
@@ -425,29 +475,6 @@ def as_path(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise ArgumentTypeError.of("path", "a str or a path", path)
     return Path(path)
-
-
-def as_facts(head: Any, folder: Path) -> dict[str, Any]:
-    """What the head of a plan says; ValueError and the like where it cannot be."""
-    if not isinstance(head, dict) or "varscope_plan" not in head:
-        raise ValueError("it does not begin as one")
-    if head["varscope_plan"] != VERSION:
-        raise ValueError(f"it is of version {head['varscope_plan']!r:.100}, not {VERSION}")
-    if head.pop("digest", None) != digest_of(as_line(head)):
-        raise ValueError("its first line is not the one that was written")
-    columns = {key: head["files"][key] for key in COLUMNS}
-    if len(set(map(len, columns.values()))) != 1:
-        raise ValueError("its columns differ in length")
-    return {
-        "path": Path(os.path.normpath(folder / head["path"])),
-        "by": head["by"],
-        "seed": head["seed"],
-        "token": head["token"],
-        "kinds": [PlannedKind.of(kind) for kind in head["kinds"]],
-        "columns": columns,
-        "borders": head["workers"],
-        "_relative": not os.path.isabs(head["path"]),
-    }
 
 
 def as_line(facts: dict[str, Any]) -> bytes:

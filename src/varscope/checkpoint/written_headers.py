@@ -58,7 +58,7 @@ class Entries:
 
     def __init__(
         self,
-        names: Sequence[str],
+        names: list[str],
         kinds: npt.NDArray[np.intp],
         forms: Sequence[tuple[str, tuple[int, ...]]],
         ends: npt.NDArray[np.int64],
@@ -79,7 +79,7 @@ class Entries:
             int((np.searchsorted(POWERS, each, "right") + 1).sum())
             for each in (self.begins, self.ends)
         )
-        names = sum(map(len, map(as_json, self.names)))
+        names = len(json.dumps(self.names, separators=(",", ":"))) - len(self.names) - 1
         #   a comma before each, one between its numbers, and "]}"
         found = int(lengths.sum()) + digits + names + 4 * len(self.names)
         found += len(header_start(metadata(self.facts, len(self.names)))) + 1

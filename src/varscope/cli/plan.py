@@ -8,7 +8,9 @@ from pathlib import Path
 
 from varscope.checkpoint.planning import plan as plan_graph
 from varscope.cli import builders, printing
+from varscope.cli.failures import STATUS_FAILED, say
 from varscope.cli.settings import size_of
+from varscope.errors import PlanError
 from varscope.folding import printable
 from varscope.graph import Graph
 
@@ -28,7 +30,12 @@ def plan(
     graph = Graph(seed=seed)
     builders.run(target, settings, graph, as_json)
     started = time.perf_counter()
-    made = plan_graph(graph, path, workers=workers, by=by, max_shard_size=size_of(max_shard_size))
+    size = size_of(max_shard_size)
+    try:
+        made = plan_graph(graph, path, workers=workers, by=by, max_shard_size=size)
+    except PlanError as error:
+        say(str(error))
+        return STATUS_FAILED
     made.save(output)
     seconds = time.perf_counter() - started
     nbytes = Path(output).stat().st_size

@@ -26,7 +26,7 @@ from varscope.checkpoint import materialising
 from varscope.checkpoint.entries import (
     Entries,
     Kind,
-    Layout,
+    Listing,
     Made,
     as_named,
     check_names,
@@ -34,7 +34,7 @@ from varscope.checkpoint.entries import (
 )
 from varscope.checkpoint.materialising import READ_WRITE, Record, Site, read_mark, write_at
 from varscope.checkpoint.planning import STORED, Draft, page_after, piece_size, plan
-from varscope.checkpoint.plans import Plan, PlannedFile, PlannedKind, digest_of
+from varscope.checkpoint.plans import Layout, Plan, PlannedFile, PlannedKind, digest_of
 from varscope.checkpoint.replacement import Workplace, put_file, workplace
 from varscope.checkpoint.safetensors_files import SINGLE
 from varscope.checkpoint.saving import SUFFIX, as_size, as_target, check_place, told_of
@@ -104,12 +104,13 @@ def materialise(
     planned = plan(graph, path, workers=shares, max_shard_size=max_shard_size)
     check_place(planned.path)
     with as_report(progress, "materialise") as report, told_of(planned.path):
-        sizes = [sum(end - begin for _, begin, end in planned.share(k)) for k in range(shares)]
-        chosen = [k for k in range(shares) if next(planned.share(k), None) is not None]
-        site = Site(planned)
+        layout = planned._layout
+        sizes = [sum(end - begin for _, begin, end in layout.share(k)) for k in range(shares)]
+        chosen = [k for k in range(shares) if next(layout.share(k), None) is not None]
+        site = Site(layout)
         site.claim()
         # Workers read the plan there, each the lines of its own files.  It goes with the site.
-        where = site.path / f"{shares}.{digest_of(planned._head(site.path))}.plan"
+        where = site.path / f"{shares}.{digest_of(layout.head(site.path))}.plan"
         planned.save(where)
         keys = new_keys("materialise", len(chosen))
         futures = client.map(fill_share, [os.fspath(where)] * len(chosen), chosen, key=keys)
@@ -327,15 +328,15 @@ class Laid(Draft):
         kinds = [numbers.setdefault((t.shape, t.dtype), len(numbers)) for t in tensors]
         table = [Kind.of(*form) for form in numbers]
         noted = np.array([tensor.partitions is not None for tensor in tensors], np.bool_)
-        layout = Layout([t.name for t in tensors], table, np.array(kinds, np.intp), noted)
-        super().__init__(layout)
+        listing = Listing([t.name for t in tensors], table, np.array(kinds, np.intp), noted)
+        super().__init__(listing)
         nothing: Any = None  # nobody draws these values
         self.kinds = [
             PlannedKind(kind.shape, kind.dtype, STORED[kind.stored_dtype], nothing)
             for kind in table
         ]
-        self.kind_of = layout.kinds
-        cuts = [slice(0, len(tensors))] if most is None else layout.cuts(most)
+        self.kind_of = listing.kinds
+        cuts = [slice(0, len(tensors))] if most is None else listing.cuts(most)
         for part in cuts:
             self.add_file(part)
 
@@ -362,19 +363,19 @@ class Laid(Draft):
             begin = end
         return found
 
-    def plan(self, path: Path, token: str) -> Plan:
-        pieces = [0, *itertools.accumulate(self.columns["pieces"])]
-        facts = {
-            "path": path,
-            "by": "bytes",
-            "seed": 0,
-            "token": token,
-            "kinds": self.kinds,
-            "columns": self.columns,
-            "borders": [0, pieces[-1]],
-            "_relative": False,
-        }
-        return Plan._of(facts, dict(enumerate(self.lines)), None)
+    def layout(self, path: Path, token: str) -> Layout:
+        """As of a plan for one worker, that nobody draws values from."""
+        return Layout(
+            path=path,
+            relative=False,
+            seed=0,
+            token=token,
+            by="bytes",
+            kinds=self.kinds,
+            columns=self.columns,
+            borders=[0, sum(self.columns["pieces"])],
+            lines=dict(enumerate(self.lines)),
+        )
 
 
 # --- what a task is
@@ -495,13 +496,13 @@ class Task(NamedTuple):
 class Tasks:
     """The tasks of one save."""
 
-    def __init__(self, tensors: list[Tensor], planned: Plan, site: Site) -> None:
+    def __init__(self, tensors: list[Tensor], site: Site) -> None:
         self.tensors = {tensor.name: tensor for tensor in tensors}
-        self.planned, self.site = planned, site
+        self.layout, self.site = site.layout, site
 
     def __iter__(self) -> Iterator[Task]:
-        for number in range(len(self.planned.files)):
-            file = self.planned.file(number)
+        for number in range(len(self.layout.files)):
+            file = self.layout.file(number)
             os.close(self.site.open(number))
             for begin, end in itertools.pairwise([0, *file.cuts, file.nbytes]):
                 yield self.task(file, begin, end)
@@ -517,9 +518,9 @@ class Tasks:
             segments.append(segment(self.tensors[file.names[i]], first, last, values, sent))
         site, number = self.site, file.number
         writing = Writing(
-            os.fspath(site.path / self.planned.files[number]),
+            os.fspath(site.path / self.layout.files[number]),
             os.fspath(site.record_path(number, begin, end)),
-            self.planned.size_of(number) - file.nbytes + begin,
+            self.layout.size_of(number) - file.nbytes + begin,
             site.mode,
             segments,
         )
@@ -593,9 +594,8 @@ def save_tensors(
     laid = Laid(tensors, None if single else most, piece)
     folder, name = (target.parent, target.name) if single else (target, SINGLE)
     with told_of(target), workplace(folder, name, make_folder=not single) as place:
-        planned = laid.plan(folder, place.token)
-        site = Site(planned, place)
-        run(list(Tasks(tensors, planned, site)), client, total, report)
+        site = Site(laid.layout(folder, place.token), place)
+        run(list(Tasks(tensors, site)), client, total, report)
         if single:
             finish_single(site, place, target)
         else:
@@ -608,8 +608,8 @@ def finish_single(site: Site, place: Workplace, target: Path) -> None:
     missing = site.complete(0)
     if missing:
         raise site.unfinished(missing)
-    site.check(0, site.path / site.plan.files[0])
-    put_file(place, site.plan.files[0], target)
+    site.check(0, site.path / site.layout.files[0])
+    put_file(place, site.layout.files[0], target)
 
 
 def run(tasks: list[Task], client: Any, total: int, report: Progress | None) -> None:
