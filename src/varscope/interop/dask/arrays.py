@@ -141,7 +141,7 @@ def chunked(shape: tuple[int, ...], borders: Sequence[int]) -> tuple[tuple[int, 
 def as_array(chunks: tuple[tuple[int, ...], ...], sources: list[Any], dtype: np.dtype) -> Any:
     """A dask array of chunks that are made, or lie on the workers."""
     dask = library("dask")
-    tokens = [s.token() if isinstance(s, FirstValues) else s.key for s in sources]
+    tokens = [s.task_key if isinstance(s, FirstValues) else s.key for s in sources]
     plain = all(isinstance(source, FirstValues) for source in sources)
     name = f"{'first-values' if plain else 'variable'}-{dask.base.tokenize(chunks, tokens)}"
     places = itertools.product(*(range(len(sizes)) for sizes in chunks))
@@ -229,10 +229,10 @@ Grid = tuple[tuple[tuple[int, ...], ...], np.dtype, list[Stored]]
 def stored(tensors: Tensors, most: int) -> dict[str, Grid]:
     """The chunks, the dtype and the places in files of all tensors, by name."""
     places, found = Places(tensors), {}
-    partitions = tensors.sources.checkpoints[0].partitions
     for name, number in tensors.number_of.items():
         shape, dtype = tensors.shapes[number], tensors.dtypes[number]
-        path = str(places.files[places.file_of[number]].path)
+        path = os.path.realpath(places.files[places.file_of[number]].path)
+        partitions = tensors.origin(number)[0].partitions
         if places.odd[number] or not isinstance(dtype, np.dtype):
             raise CheckpointError.of(
                 path, name, "it is of a dtype that is not known, or in pieces, or in another byte "

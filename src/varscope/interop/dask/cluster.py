@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from functools import partial
@@ -46,6 +48,7 @@ from varscope.variables import Variable
 # The values of each content: their future, and how often they were set.
 held: dict[int, tuple[Any, int]] = {}
 numbers = itertools.count()
+changing = threading.Lock()  # one after the other, so that each is counted
 
 
 class RemoteContent:
@@ -100,12 +103,13 @@ class RemoteContent:
 
 def put_all(values: dict[RemoteContent, Any]) -> None:
     """Make futures the values of contents: of all of them at once."""
-    before = [held[content.number] for content in values]  # let go of behind the step
-    after = {
-        content.number: (future, version + 1)
-        for (content, future), (_, version) in zip(values.items(), before, strict=True)
-    }
-    held.update(after)
+    with changing:
+        before = [held[content.number] for content in values]  # let go of behind the step
+        after = {
+            content.number: (future, version + 1)
+            for (content, future), (_, version) in zip(values.items(), before, strict=True)
+        }
+        held.update(after)
 
 
 class Cluster(RemoteStorage):
@@ -179,9 +183,13 @@ class Cluster(RemoteStorage):
     def redraw(
         self, variable: Any, content: Any, distribution: Distribution, key: int, part: Part
     ) -> None:
-        values = np.empty(part.shape, content.dtype)
-        randomness.fill(values, distribution, key, part.first, part.strides)
-        content.write(..., values)
+        source = FirstValues.of(variable)
+        if source is None:
+            values = np.empty(part.shape, content.dtype)
+            randomness.fill(values, distribution, key, part.first, part.strides)
+            content.write(..., values)
+        else:
+            put_all({content: self.client.submit(make, source, key=source.task_key)})
 
     # --- of many
     def make_all(self, variables: list[Any], tick: Callable[[int], object]) -> None:
@@ -199,8 +207,7 @@ class Cluster(RemoteStorage):
     ) -> None:
         if not sources:
             return
-        keys = [f"first-values-{source.token()}" for source in sources]
-        futures = self.client.map(make, sources, key=keys)
+        futures = self.client.map(make, sources, key=[source.task_key for source in sources])
         for number, is_lost in completed(futures):
             if not is_lost:
                 with contextlib.suppress(WithdrawnError):
@@ -247,7 +254,7 @@ class Restoring:
             self.numbers.append(i)
             self.sources.append(
                 Stored(
-                    str(places.files[places.file_of[number]].path),
+                    os.path.realpath(places.files[places.file_of[number]].path),
                     int(places.offset_of[number]),
                     tensors.name(number),
                     kind.stored,
@@ -376,7 +383,9 @@ def map_shards(fn: Callable[..., Any], *variables: Iterable[Any], updates: int =
         cluster: Any
         for cluster in {variable.graph.storage for variable in group}:
             own = [variable for variable in group if variable.graph.storage is cluster]
-            cluster.make_all([variable for variable in own if not variable._filled], nothing)
+            cluster.make_all(
+                [variable for variable in dict.fromkeys(own) if not variable._filled], nothing
+            )
     contents: list[list[Any]] = [
         [variable._materialised() for variable in group] for group in groups
     ]
@@ -471,7 +480,8 @@ def fitting(result: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> 
         raise ShapeMismatchError.of(name, shape, values.shape, "returned by fn")
     if not shapes.fits(values.dtype, dtype, "same_kind"):
         raise DTypeMismatchError.of(name, dtype, values.dtype, "assigned")
-    return np.array(values, dtype, order="C")
+    own = values.flags.owndata and values.flags.c_contiguous  # and no view of what was given
+    return values if own and values.dtype == dtype else np.array(values, dtype, order="C")
 
 
 def pick(results: tuple[Any, ...], i: int) -> Any:

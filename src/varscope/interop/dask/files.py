@@ -28,7 +28,6 @@ from varscope.checkpoint.entries import (
     Kind,
     Listing,
     Made,
-    as_named,
     check_names,
     collected,
 )
@@ -115,8 +114,8 @@ def materialise(
         keys = new_keys("materialise", len(chosen))
         futures = client.map(fill_share, [os.fspath(where)] * len(chosen), chosen, key=keys)
         done = 0
-        for number, is_lost in completed(futures):
-            assert not is_lost, "nothing was sent"
+        for number, _ in completed(futures):  # nothing was sent that could be lost
+            futures[number].release()  # or it would be done again where a worker dies
             done += sizes[chosen[number]]
             if report is not None and done < planned.nbytes:
                 report(done, planned.nbytes)
@@ -187,7 +186,7 @@ def save(
     target, most = as_target(path), as_size(max_shard_size)
     check_place(target)
     if isinstance(what, Graph):
-        entries = as_named(collected(what), None)
+        entries = collected(what)
         check_names(entries.names, target)
         tensors = tensors_of(entries, target)
     elif isinstance(what, Mapping):
@@ -595,7 +594,11 @@ def save_tensors(
     folder, name = (target.parent, target.name) if single else (target, SINGLE)
     with told_of(target), workplace(folder, name, make_folder=not single) as place:
         site = Site(laid.layout(folder, place.token), place)
-        run(list(Tasks(tensors, site)), client, total, report)
+        try:
+            run(list(Tasks(tensors, site)), client, total, report)
+        except BaseException:
+            place.move()  # workers may be in the middle of tasks
+            raise
         if single:
             finish_single(site, place, target)
         else:
@@ -621,6 +624,7 @@ def run(tasks: list[Task], client: Any, total: int, report: Progress | None) -> 
             if is_lost:
                 lost.append(tasks[number])
                 continue
+            futures[number].release()  # or it would be written again where a worker dies
             done += tasks[number].nbytes
             if report is not None and done < total:
                 report(done, total)

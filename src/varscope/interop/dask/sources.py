@@ -64,15 +64,16 @@ class FirstValues:
         """Of the first axis, those from `first` to before `last`."""
         return replace(self, part=self.part[first:last][0])
 
-    def token(self) -> str:
-        """A text that stands for these values, and for no others."""
+    @property
+    def task_key(self) -> str:
+        """The key of the task that makes these values, and no others; so equal ones are one."""
         facts = {
             "initializer": initializers.described(self.initializer),
             "dtype": text_of(self.dtype),
             "key": self.key,
             "part": [self.part.full_shape, self.part.offset, self.part.shape],
         }
-        return hashlib.blake2b(as_line(facts), digest_size=16).hexdigest()
+        return f"first-values-{hashlib.blake2b(as_line(facts), digest_size=16).hexdigest()}"
 
     @classmethod
     def of(cls, variable: Variable) -> FirstValues | None:
