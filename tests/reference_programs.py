@@ -494,7 +494,7 @@ def plans():
     assert loaded.nbytes == plan.nbytes and loaded.files == plan.files
     for worker in range(2):
         assert len(vs.materialise(plan.for_worker(worker), worker)) == len(plan.pieces(worker))
-    vs.finish(loaded)
+    vs.finish(loaded, verify=True)
     vs.materialise(pickle.loads(pickle.dumps(loaded)), threads=2)
 
 

@@ -95,7 +95,7 @@ def test_workers_and_the_last_step(plan, tmp_path):
 
 def test_all_at_once(plan, tmp_path):
     assert invoke("materialise", plan, "--worker", 2).exit_code == 0
-    found = pairs(invoke("materialise", plan).output)
+    found = pairs(invoke("materialise", plan, "--verify").output)
     assert found["pieces"] == "2 filled, 1 found filled"
     found = json.loads(invoke("materialise", plan, "--json").stdout)
     assert found["finished"] and found["workers"] is None and found["found"] == 3
@@ -126,5 +126,6 @@ def test_what_is_refused(builder, plan, tmp_path):
     refused(invoke("materialise", builder), "no plan that can be read")
     refused(invoke("materialise", plan, "--worker", 3), "from 0 to 2")
     refused(invoke("materialise", plan, "--worker", 1, "--finish"), "--finish is the last step")
+    refused(invoke("materialise", plan, "--worker", 1, "--verify"), "--verify belongs to the last")
     refused(invoke("materialise", plan, "--threads", 0), "threads must be at least 1")
     assert not (tmp_path / "out").exists() and not (tmp_path / "p").exists()

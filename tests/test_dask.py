@@ -320,9 +320,8 @@ def test_a_large_variable_is_cut_into_blocks():
     arrays = vd.to_dask(graph, max_chunk_size="12 kB")
     assert arrays["v"].chunks == ((300, 300, 300, 100), (10,))
     assert arrays["turned"].chunks == ((100,), (50,))  # a part costs what the whole does
-    with dask.config.set(scheduler="synchronous"):
-        assert arrays["v"].compute().tobytes() == v.numpy().tobytes()
-        assert np.array_equal(arrays["v"][450:460, 3].compute(), v[450:460, 3])
+    assert arrays["v"].compute().tobytes() == v.numpy().tobytes()
+    assert np.array_equal(arrays["v"][450:460, 3].compute(), v[450:460, 3])
 
 
 def test_what_describes_a_chunk_is_small():

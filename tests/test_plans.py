@@ -88,6 +88,22 @@ def test_values_are_those_of_initialize(tmp_path):
         assert mine.tobytes() == other.tobytes(), variable
 
 
+@pytest.mark.parametrize("storage", ["arena", pytest.param("files", marks=on_posix)])
+def test_where_a_graph_keeps_values_does_not_matter(tmp_path, storage):
+    kept = storage if storage == "arena" else vs.MemoryMapped(tmp_path / "values")
+    graph = vs.Graph(seed=1, storage=kept)
+    with graph.as_default():
+        vs.get_variable("a", [100, 30])
+        vs.get_variable("b", [5000])
+    plan = planned(tmp_path / "model", graph, 2)
+    fill(plan)
+    vs.finish(plan)
+    assert not graph["a"].initialized
+    assert files(tmp_path / "model") == saved(tmp_path / "saved", graph)
+    with pytest.raises(PlanError, match="2 variables have values already"):
+        planned(tmp_path / "model", graph, 2)
+
+
 def test_workers_as_threads(tmp_path, want):
     plan = planned(tmp_path / "model", model(), 4)
     threads = [threading.Thread(target=vs.materialise, args=(plan, k)) for k in range(4)]
@@ -612,12 +628,41 @@ def test_a_file_of_another_length_is_refused(tmp_path):
     vs.finish(plan)
 
 
+def test_verify_finds_pieces_that_are_not_what_was_filled(tmp_path, want):
+    plan = planned(tmp_path / "model", model(), 3)
+    for worker in (0, 2, None):
+        fill(plan)
+        [place] = site(tmp_path / "model")
+        if worker is not None:
+            file, _, end = plan.pieces(worker)[-1]
+            data = bytearray((place / file).read_bytes())
+            data[len(data) - plan._layout.columns["nbytes"][plan.files.index(file)] + end - 1] ^= 1
+            (place / file).write_bytes(data)
+            with pytest.raises(PlanError, match=f"not filled, of worker {worker}; run"):
+                vs.finish(plan, verify=True)
+            assert not (tmp_path / "model" / INDEX).exists()
+    vs.finish(plan, verify=True)
+    assert files(tmp_path / "model") == want
+
+
+def test_without_verify_what_was_damaged_is_found_later(tmp_path):
+    plan = planned(tmp_path / "model", model(), 1)
+    fill(plan)
+    [place] = site(tmp_path / "model")
+    data = bytearray((place / plan.files[0]).read_bytes())
+    data[-1] ^= 1
+    (place / plan.files[0]).write_bytes(data)
+    vs.finish(plan)
+    with vs.open(tmp_path / "model") as checkpoint, pytest.raises(CheckpointError, match="CRC"):
+        checkpoint.verify()
+
+
 def test_a_header_that_was_damaged_is_found_by_the_last_step(tmp_path):
     plan = planned(tmp_path / "model", model(), 1)
     fill(plan)
     [place] = site(tmp_path / "model")
     checked = materialising.Site(plan._layout)
-    assert checked.complete(0) == []
+    assert checked.complete(0, verify=False) == []
     path = place / plan.files[0]
     data = bytearray(path.read_bytes())
     data[300] ^= 1
@@ -733,6 +778,21 @@ def test_a_callback_that_raises_ends_it(tmp_path, want):
     assert files(tmp_path / "model") == want
 
 
+@on_posix
+def test_files_are_made_for_whom_others_are(tmp_path):
+    before = os.umask(0o027)
+    try:
+        plan = planned(tmp_path / "model", model(), 2)
+        fill(plan)
+        [place] = site(tmp_path / "model")
+        made = [path.stat().st_mode & 0o777 for path in place.iterdir()]
+        vs.finish(plan)
+        made += [path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()]
+    finally:
+        os.umask(before)
+    assert set(made) == {0o640}
+
+
 def test_two_who_finish_at_once(tmp_path, want):
     plan = planned(tmp_path / "model", model(), 2)
     fill(plan)
@@ -779,6 +839,23 @@ def test_headers_say_what_they_hold(tmp_path):
         data = (tmp_path / "model" / name).read_bytes()
         length = int.from_bytes(data[:8], "little")
         assert is_intact(data[8 : 8 + length]) and not is_intact(data[9 : 8 + length])
+
+
+WITHOUT = """
+import sys
+sys.modules["safetensors"] = None
+import varscope as vs
+plan = vs.Plan.load(sys.argv[1])
+vs.materialise(plan)
+vs.finish(plan)
+"""
+
+
+def test_workers_need_no_other_library(tmp_path, want):
+    planned(tmp_path / "model", model(), 2).save(tmp_path / "plan")
+    done = python(WITHOUT, tmp_path / "plan")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "model") == want
 
 
 # --- how much it holds

@@ -38,7 +38,8 @@ USUAL = [("m", True, False, 1), ("m.safetensors", True, True, 1)]
 
 INDEX_FIRST = """\
             for name in names:
-                os.replace(place.path / name, folder / name)
+                if name not in (resumed or ()):
+                    os.replace(place.path / name, folder / name)
             sync_folder(folder)
             os.replace(place.path / index, folder / index)
 """

@@ -133,7 +133,7 @@ def materialise(
         return Run(site, pieces, workers, report).run()
 
 
-def finish(plan: Plan) -> None:
+def finish(plan: Plan, *, verify: bool = False) -> None:
     """Check that all pieces of a plan are there, and make them the checkpoint.
 
     The headers are written, the files take their places, and the index is renamed last of all: in
@@ -144,13 +144,16 @@ def finish(plan: Plan) -> None:
     ----------
     plan : Plan
         All of it, and not what `Plan.for_worker` gives.
+    verify : bool
+        Read all bytes again and compare them with the checksums that the workers have taken, before
+        anything counts.  It takes as long as reading does; `Checkpoint.verify` can do so later.
 
     Raises
     ------
     ArgumentTypeError : TypeError
     PlanError : ValueError
-        Pieces are missing: `workers` are those who have to be run again.  What was there before is
-        as it was.
+        Pieces are missing, or are not what was filled: `workers` are those who have to be run
+        again.  What was there before is as it was.
     CheckpointError : ValueError
         A file is not what the plan has made.
     OSError
@@ -178,39 +181,41 @@ def finish(plan: Plan) -> None:
             if (plan.path / INDEX).exists():
                 return
         with site.alone():
-            site.finish()
+            site.finish(verify)
 
 
 # --- where the files lie
 
 
 class Record(NamedTuple):
-    """What is noted of a piece: its CRC-32C, and those of the parts of tensors in it."""
+    """What is noted of a piece: its file, its CRC-32C, and those of the parts of tensors in it."""
 
+    mark: bytes
     crc32c: int
     parts: npt.NDArray[np.uint32]
 
     @classmethod
-    def of(cls, parts: npt.NDArray[np.uint32], lengths: list[int]) -> Self:
+    def of(cls, mark: bytes, parts: npt.NDArray[np.uint32], lengths: list[int]) -> Self:
         """The record of parts that have so many bytes each."""
         checksum = 0
         for each, length in zip(parts.tolist(), lengths, strict=True):
             checksum = crc32c_joined(checksum, each, length)
-        return cls(checksum, parts)
+        return cls(mark, checksum, parts)
 
-    def put(self, path: Path, mark: bytes, place: Any) -> None:
-        """Write it to a file of its own; `place` tells for whom that is."""
+    def put(self, path: Path) -> None:
+        """Write it to a file of its own."""
         parts = self.parts.astype(">u4").tobytes()
         facts = {
             "crc32c": self.crc32c,
             "parts": parts.hex(),
-            "mark": mark.hex(),
-            "check": crc32c(mark + parts),
+            "mark": self.mark.hex(),
+            "check": crc32c(self.mark + parts),
         }
         new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         with open(new, "w", encoding="ascii") as file:
             json.dump(facts, file)
-            finish_file(file, place)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(new, path)
 
 
@@ -221,7 +226,9 @@ class Site:
         """`place` is one that goes with whoever holds it, and with all that others wrote there."""
         self.layout, self.folder = layout, layout.path
         own = layout.path / f".{SINGLE}.{layout.token}.plan"
-        self.path, self.mode = (own, 0o666) if place is None else (place.path, place.mode)
+        self.path = own if place is None else place.path
+        # Of files that `finish` writes: see `alone`.
+        self.mode = 0o666 if place is None else place.mode
 
     def claim(self) -> None:
         """Make the folder, which nobody makes again: it is gone when somebody has finished."""
@@ -291,15 +298,15 @@ class Site:
         try:
             facts = json.loads(self.record_path(number, begin, end).read_bytes())
             noted, parts = bytes.fromhex(facts["mark"]), bytes.fromhex(facts["parts"])
-            found = Record(facts["crc32c"], np.frombuffer(parts, ">u4").astype(np.uint32))
+            found = Record(noted, facts["crc32c"], np.frombuffer(parts, ">u4").astype(np.uint32))
             good = facts["check"] == crc32c(noted + parts)
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
         return found if good and mark in (None, noted) else None
 
-    def note(self, number: int, begin: int, end: int, mark: bytes, record: Record) -> None:
+    def note(self, number: int, begin: int, end: int, record: Record) -> None:
         """Record that a piece is on the disk."""
-        record.put(self.record_path(number, begin, end), mark, self)
+        record.put(self.record_path(number, begin, end))
 
     # --- the last step
     @contextlib.contextmanager
@@ -317,15 +324,17 @@ class Site:
         finally:
             lock.close()
 
-    def finish(self, resumes: bool = True) -> None:
+    def finish(self, verify: bool = False, resumes: bool = True) -> None:
         """Write the headers and the index, and put all in place.
 
         Where another call can go on with it, what fails leaves the files where they are.
         """
         layout, missing = self.layout, []
         for number in range(len(layout.files)):
+            if verify:
+                self.reopen(number)
             if not self.is_complete(number):
-                missing += self.complete(number)
+                missing += self.complete(number, verify)
         if missing:
             raise self.unfinished(missing)
         there = [name for name in layout.files if (self.folder / name).exists()]
@@ -356,13 +365,16 @@ class Site:
         pieces = self.layout.first_pieces[-1]
         return PlanError.unfinished(self.folder, len(missing), pieces, workers)
 
-    def complete(self, number: int) -> list[tuple[int, int]]:
+    def complete(self, number: int, verify: bool) -> list[tuple[int, int]]:
         """Write the header of a file all of which is there; else the pieces that are not."""
         file = self.layout.file(number)
         edges = [0, *file.cuts, file.nbytes]
         sums, missing, mark = np.zeros(len(file.names), np.uint32), [], self.mark(number)
         for place, (begin, end) in enumerate(itertools.pairwise(edges)):
             part, found = file.overlapping(begin, end), self.record(number, begin, end, mark)
+            if found is not None and verify and self.differs(number, begin, end, found.crc32c):
+                self.record_path(number, begin, end).unlink()
+                found = None
             if found is None or len(found.parts) != part.stop - part.start:
                 missing.append((number, place))
             else:
@@ -383,6 +395,28 @@ class Site:
                 opened.write(text[:MARKED])
                 finish_file(opened, self)
         return missing
+
+    def reopen(self, number: int) -> None:
+        """Take back the header of a file that was not put in its place, to look at it again."""
+        path = self.path / self.layout.files[number]
+        begin, end, *_ = self.layout.edges(number)
+        record = self.record(number, begin, end, None)
+        if record is not None and start_of(path)[:8] == self.length(number):
+            with open(path, "r+b") as opened:
+                opened.write(record.mark)
+
+    def differs(self, number: int, begin: int, end: int, checksum: int) -> bool:
+        """Whether the bytes of a piece are others than those with this checksum."""
+        start = self.layout.size_of(number) - self.layout.columns["nbytes"][number]
+        found, buffer = 0, memoryview(bytearray(BLOCK))
+        with open(self.path / self.layout.files[number], "rb") as opened:
+            opened.seek(start + begin)
+            while begin < end:
+                got = opened.readinto(buffer[: min(end - begin, BLOCK)])
+                if not got:
+                    return True  # the file ends before
+                found, begin = crc32c(buffer[:got], found), begin + got
+        return found != checksum
 
     def check(self, number: int, path: Path) -> None:
         """Compare a file's size and header with what was planned and recorded."""
@@ -499,7 +533,7 @@ class Filler:
         self, file: PlannedFile, descriptor: int, begin: int, end: int, slot: int
     ) -> Record | None:
         """Fill and write a piece; None where the run is stopped."""
-        whole = file.overlapping(begin, end)
+        mark, whole = read_mark(descriptor), file.overlapping(begin, end)
         sums = np.zeros(whole.stop - whole.start, np.uint32)
         start = self.run.site.layout.size_of(file.number) - file.nbytes
         for at in range(begin, end, BLOCK):
@@ -520,7 +554,7 @@ class Filler:
             sums[inside.start] = first
             write_at(descriptor, memoryview(data), start + at)
             self.run.tick(slot, stop - at)
-        return Record.of(sums, lengths_in(file, whole, begin, end))
+        return Record.of(mark, sums, lengths_in(file, whole, begin, end))
 
     def block(
         self,
@@ -635,14 +669,13 @@ class Run(SharedWork):
         try:
             descriptor = self.site.open(number)
             try:
-                mark = read_mark(descriptor)
                 record = filler.piece(file, descriptor, begin, end, slot)
                 if record is None:
                     return
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            self.site.note(number, begin, end, mark, record)
+            self.site.note(number, begin, end, record)
         except FileNotFoundError:
             # Somebody has finished meanwhile: then all was there, and is in its place.
             if not self.site.is_complete(number):

@@ -203,11 +203,17 @@ def command() -> click.Group:
             help="Fill what one worker has to, from 0 on; may be given again.",
         ),
         click.option("only_finish", "--finish", is_flag=True, help="Only the last step."),
+        click.option("--verify", is_flag=True, help="Read all bytes again before they count."),
         click.option("--threads", type=int, metavar="N", help="One a processor by default."),
         builder=False,
     )  # fmt: skip
     def materialise(
-        path: str, workers: tuple[int, ...], only_finish: bool, threads: int | None, as_json: bool
+        path: str,
+        workers: tuple[int, ...],
+        only_finish: bool,
+        verify: bool,
+        threads: int | None,
+        as_json: bool,
     ) -> None:
         """Fill files as a plan says, and make them a checkpoint.
 
@@ -215,7 +221,7 @@ def command() -> click.Group:
         neither, both is done for all workers. Status 1 where --finish finds that something is not
         filled.
         """
-        run("materialise", path, workers, only_finish, threads, as_json)
+        run("materialise", path, workers, only_finish, verify, threads, as_json)
 
     @parameters(
         path_or_builder("target", "FILE[:FUNCTION]"),

@@ -19,12 +19,15 @@ def materialise(
     path: str,
     workers: Sequence[int],
     only_finish: bool,
+    verify: bool,
     threads: int | None,
     as_json: bool,
 ) -> int:
     """Fill the shares of these workers; or of all, and finish; or finish alone."""
     if workers and only_finish:
         raise CommandError("--finish is the last step, when all workers are done: run it by itself")
+    if workers and verify:
+        raise CommandError("--verify belongs to the last step: write it with --finish")
     plan = Plan.load(path)
     started = time.perf_counter()
     filled: list[Filled] = []
@@ -33,7 +36,7 @@ def materialise(
     finished = not workers
     if finished:
         try:
-            finish(plan)
+            finish(plan, verify=verify)
         except PlanError as error:
             say_line(str(error))
             return STATUS_FAILED

@@ -48,7 +48,8 @@ def completed(futures: Sequence[Any]) -> Iterator[tuple[int, bool]]:
     for future in library().as_completed(futures):
         if future.status == "error":
             future.result()
-        yield numbers[future.key], future.status != "finished"
+        # One that was done, and whose worker has died since, is "lost" until it is done again.
+        yield numbers[future.key], future.cancelled()
 
 
 def wait_for(

@@ -68,7 +68,10 @@ class RemoteContent:
 
     @property
     def future(self) -> Any:
-        return held[self.number][0]
+        found = held[self.number][0]
+        if found.cancelled():
+            raise StorageError.lost(self.storage, [self.name])
+        return found
 
     @property
     def version(self) -> int:
