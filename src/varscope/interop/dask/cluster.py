@@ -46,8 +46,9 @@ from varscope.storage import RemoteStorage
 from varscope.variables import Variable
 
 # The values of each content: their future, and how often they were set.
-held: dict[int, tuple[Any, int]] = {}
+held: dict[int, tuple[Any, int]] = {}  # no future where they are lost
 numbers = itertools.count()
+PATIENCE = 30.0  # seconds after which a value that does not come is asked for otherwise
 changing = threading.Lock()  # one after the other, so that each is counted
 
 
@@ -69,9 +70,15 @@ class RemoteContent:
     @property
     def future(self) -> Any:
         found = held[self.number][0]
-        if found.cancelled():
-            raise StorageError.lost(self.storage, [self.name])
+        if found is None or found.cancelled():
+            raise self.lost()
         return found
+
+    def lost(self) -> StorageError:
+        """The error that says so; from here on it is known, whatever messages are still to come."""
+        with changing:
+            held[self.number] = None, held[self.number][1]
+        return StorageError.lost(self.storage, [self.name])
 
     @property
     def version(self) -> int:
@@ -81,9 +88,9 @@ class RemoteContent:
     def view(self) -> np.ndarray:
         """The values, which come here each time."""
         try:
-            values: np.ndarray = np.asarray(self.future.result()).view()
+            values: np.ndarray = np.asarray(self.storage.fetched(self.future)).view()
         except CancelledError:
-            raise StorageError.lost(self.storage, [self.name]) from None
+            raise self.lost() from None
         values.flags.writeable = False
         return values
 
@@ -169,6 +176,17 @@ class Cluster(RemoteStorage):
         """The future of values that this process has."""
         [key] = new_keys("assigned", 1)
         return self.client.scatter({key: values})[key]
+
+    def fetched(self, future: Any) -> Any:
+        """What a future has, here."""
+        while True:
+            try:
+                return future.result(timeout=PATIENCE)
+            except TimeoutError:
+                # Messages about a worker that has died may pass each other, and then nobody says
+                # that the values are lost.  A task that needs them is told.
+                [key] = new_keys("read", 1)
+                future = self.client.submit(pick, (future,), 0, key=key)
 
     def keep(self, variable: Any, values: np.ndarray) -> bool:
         own = np.empty(values.shape, variable.dtype)
