@@ -32,8 +32,8 @@ def options():
     speeds = parser.add_argument_group("what one machine does")
     speeds.add_argument("--kernels", type=float, default=2.2, help="GB/s of first values made")
     speeds.add_argument("--write", type=float, default=0.30, help="GB/s that a worker writes")
-    speeds.add_argument("--small", type=float, default=890_000, help="names/s filled, if tiny")
-    speeds.add_argument("--finish", type=float, default=480_000, help="names/s of the last step")
+    speeds.add_argument("--small", type=float, default=390_000, help="names/s filled, if tiny")
+    speeds.add_argument("--finish", type=float, default=2_000_000, help="names/s of the last step")
     speeds.add_argument("--start", type=float, default=0.5, help="seconds until a worker works")
     store = parser.add_argument_group("what the cluster's file system does")
     store.add_argument("--store", type=float, default=100, help="GB/s that all write together")
@@ -89,17 +89,19 @@ def on_paper(given, here, workers):
     lines = here["line"] * names
     speed = min(given.write, given.kernels, given.store / workers)
     share = nbytes / workers
-    filling = share / GB / speed + names / workers / given.small
-    records = max(workers * 32, nbytes / (1 << 28))  # pieces
+    # A worker writes a record for each of its pieces, and reads those of the files that it ends.
+    pieces, mine = max(workers * 32, nbytes / (1 << 28)), min(files, files / workers + 1)
+    opened = 3 * pieces / workers + mine * pieces / files
+    filling = share / GB / speed + names / workers / given.small + opened * given.latency
     steps = {
         "declare": names / here["declared"],
         "plan": names / here["planned"],
         "start": given.start + here["look"],
         "fill": filling,
-        "finish": names / given.finish + records * given.latency,
+        "finish": names / given.finish + 4 * files * given.latency,
     }
     # A worker reads the lines of the files that its share lies in: one more than a share of them.
-    lines_of_one = lines / files * min(files, files / workers + 1)
+    lines_of_one = lines / files * mine
     return {
         "plan bytes": head + lines,
         "a worker reads": head + lines_of_one,

@@ -177,10 +177,10 @@ def test_what_is_left_of_the_dead_is_removed_and_nothing_else(tmp_path):
 MARK_LAST = """\
                 opened.seek(MARKED)
                 opened.write(text[MARKED:])
-                finish_file(opened, self)
+                sync(opened)
                 opened.seek(0)
                 opened.write(text[:MARKED])
-                finish_file(opened, self)
+                sync(opened)
 """
 
 
@@ -190,9 +190,9 @@ MARK_LAST = """\
     """\
                 opened.seek(0)
                 opened.write(text[:MARKED])
-                finish_file(opened, self)
+                sync(opened)
                 opened.write(text[MARKED:])
-                finish_file(opened, self)
+                sync(opened)
 """,
 )
 @pytest.mark.fails_without(

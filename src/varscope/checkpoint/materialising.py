@@ -10,9 +10,10 @@ one does it, changes nothing.
         00001.0.4194304.json                        a record: these bytes of file 1 are on the disk
         lock                                        of those who finish
 
-Until its header is written a file begins with a *mark*: eight bytes that no safetensors file begins
-with, and sixteen by which it can be told from any other.  A record holds that mark: it says nothing
-of a file that was lost, and made again under the same name.
+The worker who finds that all of a file is recorded writes its header, and `finish` does so where
+none did.  Until then a file begins with a *mark*: eight bytes that no safetensors file begins with,
+and sixteen by which it can be told from any other.  A record holds that mark: it says nothing of a
+file that was lost, and made again under the same name.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ from varscope.checkpoint.safetensors_files import INDEX, SINGLE
 from varscope.checkpoint.saving import (
     OURS,
     check_place,
-    finish_file,
     listed,
     told_of,
     write_index,
@@ -136,8 +136,8 @@ def materialise(
 def finish(plan: Plan, *, verify: bool = False) -> None:
     """Check that all pieces of a plan are there, and make them the checkpoint.
 
-    The headers are written, the files take their places, and the index is renamed last of all: in
-    that moment the new checkpoint counts.  What other one was there is removed then, and so is what
+    The files take their places, and the index that lists them is renamed last of all: in that
+    moment the new checkpoint counts.  What other one was there is removed then, and so is what
     the workers have left.  Another call after a kill does what is left.
 
     Parameters
@@ -214,8 +214,7 @@ class Record(NamedTuple):
         new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         with open(new, "w", encoding="ascii") as file:
             json.dump(facts, file)
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         os.replace(new, path)
 
 
@@ -334,7 +333,7 @@ class Site:
             if verify:
                 self.reopen(number)
             if not self.is_complete(number):
-                missing += self.complete(number, verify)
+                missing += self.complete(layout.file(number), verify)
         if missing:
             raise self.unfinished(missing)
         there = [name for name in layout.files if (self.folder / name).exists()]
@@ -359,15 +358,24 @@ class Site:
             for place in range(pieces[number])
         ]
 
+    def complete_if_filled(self, file: PlannedFile) -> None:
+        """Write the header of a file, if all of it is there: one of its workers is the last one.
+
+        Others may do so at the same time, and then write the same.
+        """
+        with contextlib.suppress(FileNotFoundError):  # it was just put in its place
+            if not self.is_complete(file.number):
+                self.complete(file, verify=False)
+
     def unfinished(self, missing: list[tuple[int, int]]) -> PlanError:
         """What to say where pieces of files are not there."""
         workers = sorted({self.layout.worker_of(number, place) for number, place in missing})
         pieces = self.layout.first_pieces[-1]
         return PlanError.unfinished(self.folder, len(missing), pieces, workers)
 
-    def complete(self, number: int, verify: bool) -> list[tuple[int, int]]:
+    def complete(self, file: PlannedFile, verify: bool) -> list[tuple[int, int]]:
         """Write the header of a file all of which is there; else the pieces that are not."""
-        file = self.layout.file(number)
+        number = file.number
         edges = [0, *file.cuts, file.nbytes]
         sums, missing, mark = np.zeros(len(file.names), np.uint32), [], self.mark(number)
         for place, (begin, end) in enumerate(itertools.pairwise(edges)):
@@ -390,10 +398,10 @@ class Site:
                 # begin again.
                 opened.seek(MARKED)
                 opened.write(text[MARKED:])
-                finish_file(opened, self)
+                sync(opened)
                 opened.seek(0)
                 opened.write(text[:MARKED])
-                finish_file(opened, self)
+                sync(opened)
         return missing
 
     def reopen(self, number: int) -> None:
@@ -437,6 +445,12 @@ def start_of(path: Path) -> bytes:
             return opened.read(MARKED)
     except FileNotFoundError:
         return b""
+
+
+def sync(file: Any) -> None:
+    """See to it that what was written to a file is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_at(descriptor: int, data: memoryview, place: int) -> None:
@@ -593,6 +607,7 @@ class Run(SharedWork):
         self.errors: list[BaseException] = []
         self.stopped = False
         self.files: dict[int, PlannedFile] = {}
+        self.left: dict[int, set[int]] = {}  # the pieces of each file that are not filled
         self.look()
         if self.waiting:
             site.claim()
@@ -607,9 +622,12 @@ class Run(SharedWork):
             if number not in marks:
                 marks[number] = self.site.mark(number)
             record = self.site.record(number, begin, end, marks[number])
-            if record is None and marks[number] is not None:
-                self.waiting.append(i)
-                continue
+            if marks[number] is not None:
+                self.left.setdefault(number, set())
+                if record is None:
+                    self.left[number].add(i)
+                    self.waiting.append(i)
+                    continue
             checksum = None if record is None else record.crc32c
             self.filled[i] = Filled(self.site.layout.files[number], begin, end, checksum, True)
 
@@ -636,8 +654,15 @@ class Run(SharedWork):
             helpers.close()
         if self.errors:
             raise self.errors[0]
+        for number in [number for number, left in self.left.items() if not left]:
+            self.complete(number)  # where nothing was left to fill
         self.tell(self.total)
         return [self.filled[i] for i in range(len(self.pieces))]
+
+    def complete(self, number: int) -> None:
+        """Complete a file all of whose pieces this call has filled, or found."""
+        if self.left.pop(number, None) is not None:
+            self.site.complete_if_filled(self.file(number))
 
     def help_out(self, slot: int) -> None:
         """What a thread of the run's own does."""
@@ -676,6 +701,10 @@ class Run(SharedWork):
             finally:
                 os.close(descriptor)
             self.site.note(number, begin, end, record)
+            left = self.left.get(number, set())
+            left.discard(i)
+            if not left:
+                self.complete(number)
         except FileNotFoundError:
             # Somebody has finished meanwhile: then all was there, and is in its place.
             if not self.site.is_complete(number):

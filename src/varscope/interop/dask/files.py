@@ -605,7 +605,7 @@ def save_tensors(
 
 def finish_single(site: Site, place: Workplace, target: Path) -> None:
     """Finish the one file of a save, and put it in place."""
-    missing = site.complete(0, verify=False)
+    missing = site.complete(site.layout.file(0), verify=False)
     if missing:
         raise site.unfinished(missing)
     site.check(0, site.path / site.layout.files[0])
