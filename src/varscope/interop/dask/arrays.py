@@ -199,7 +199,7 @@ def restore(
     >>> with g.as_default():
     ...     v = vs.get_variable("v", [3], initializer=vs.ones)
     >>> vs.save(g, "model")
-    >>> with Client(processes=False, dashboard_address=None) as client:
+    >>> with Client(processes=False, dashboard_address=":0") as client:
     ...     restore("model", client)["v"].sum().compute()
     np.float32(3.0)
     """

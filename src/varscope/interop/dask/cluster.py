@@ -150,7 +150,7 @@ class Cluster(RemoteStorage):
     >>> import varscope as vs
     >>> from varscope.interop.dask import Cluster
     >>> from distributed import Client
-    >>> with Client(processes=False, dashboard_address=None) as client:
+    >>> with Client(processes=False, dashboard_address=":0") as client:
     ...     g = vs.Graph(seed=1, storage=Cluster(client))
     ...     with g.as_default():
     ...         v = vs.get_variable("v", [2], initializer=vs.ones)
@@ -385,7 +385,7 @@ def map_shards(fn: Callable[..., Any], *variables: Iterable[Any], updates: int =
     >>> import varscope as vs
     >>> from varscope.interop.dask import Cluster, map_shards
     >>> from distributed import Client
-    >>> with Client(processes=False, dashboard_address=None) as client:
+    >>> with Client(processes=False, dashboard_address=":0") as client:
     ...     g = vs.Graph(seed=1, storage=Cluster(client))
     ...     with g.as_default():
     ...         v = vs.get_variable("v", [4], initializer=vs.ones)

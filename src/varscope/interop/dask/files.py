@@ -93,7 +93,7 @@ def materialise(
     >>> g = vs.Graph(seed=1)
     >>> with g.as_default():
     ...     v = vs.get_variable("v", [1000, 100])
-    >>> with Client(processes=False, dashboard_address=None) as client:
+    >>> with Client(processes=False, dashboard_address=":0") as client:
     ...     materialise(g, client, "model")
     >>> bool((vs.open("model")["v"].value() == v).all())
     True
@@ -177,7 +177,7 @@ def save(
     >>> import dask.array, varscope as vs
     >>> from varscope.interop.dask import save
     >>> from distributed import Client
-    >>> with Client(processes=False, dashboard_address=None) as client:
+    >>> with Client(processes=False, dashboard_address=":0") as client:
     ...     save({"w": dask.array.ones((4, 3), chunks=(2, 3))}, client, "arrays.safetensors")
     >>> vs.open("arrays.safetensors")["w"]
     <StoredTensor 'w' shape=(4, 3) dtype=float64>
