@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from children import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import INDEX, SHARD, files, model, planned, saved
@@ -812,6 +813,60 @@ def test_what_was_sent_and_is_lost_is_an_error(client, on_cluster, tmp_path):
     v.assign([4, 5, 6])
     vd.map_shards(lambda value, shard: 2 * value, [v, w])
     assert v.value().tolist() == [8, 10, 12] and w.value().tolist() == [4, 4, 4]
+
+
+def test_a_restore_ends_what_the_scheduler_keeps(client, on_cluster, tmp_path):
+    graph = on_cluster(seed=7)
+    with graph.as_default():
+        v = vs.get_variable("v", [6], partitioner=vs.fixed_size_partitioner(3))
+
+    def steps_known():
+        def count(dask_scheduler):
+            return sum(str(key).startswith("map-shards") for key in dask_scheduler.tasks)
+
+        return client.run_on_scheduler(count)
+
+    known = steps_known()
+    for _ in range(4):
+        vd.map_shards(lambda value, shard: value + 1, v)
+    assert steps_known() >= known + 12
+    vs.save(graph, tmp_path / "m")
+    vs.restore(graph, tmp_path / "m")
+    waited = time.monotonic() + 10
+    while steps_known() > known and time.monotonic() < waited:
+        time.sleep(0.01)
+    assert steps_known() <= known and np.allclose(v, v.initial_value() + 4)
+
+
+KILLED = """
+import os, signal, sys
+from distributed import Client
+from planned import SHARD, model
+from varscope.interop import dask as vd
+
+def killing(done, total):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+client = Client(sys.argv[1])
+function = getattr(vd, sys.argv[2])
+function(model(seed=2), client, sys.argv[3], max_shard_size=SHARD, progress=killing)
+"""
+
+
+@pytest.mark.parametrize("function", ["materialise", "save"])
+def test_this_process_dies_while_the_cluster_writes(client, tmp_path, function):
+    path = tmp_path / "model"
+    vs.save(model(seed=1), path, max_shard_size=SHARD)
+    before = files(path)
+    done = python(KILLED, client.scheduler.address, function, path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = [name for name in path.iterdir() if name.name.startswith(".")]
+    assert len(left) == 1 and (path / INDEX).exists()
+    for name in {name.name for name in path.glob("model-*")}:
+        assert name in (path / INDEX).read_text()
+    time.sleep(0.5)  # workers end what they were about
+    getattr(vd, function)(model(seed=2), client, path, max_shard_size=SHARD, progress=False)
+    assert files(path) == saved(tmp_path / "other", model(seed=2)) != before
 
 
 def test_tasks_have_names_that_tell(client, on_cluster, tmp_path):

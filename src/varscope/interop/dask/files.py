@@ -7,6 +7,7 @@ again, or while another one does it, writes the same bytes; so a worker that die
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import math
@@ -14,6 +15,7 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,7 +219,8 @@ class Chunk(NamedTuple):
     source: Any
 
 
-class Tensor(NamedTuple):
+@dataclass(eq=False)
+class Tensor:
     """A tensor in chunks, in the order of their places."""
 
     name: str
@@ -230,10 +233,24 @@ class Tensor(NamedTuple):
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    @property
+    @cached_property
     def is_flat(self) -> bool:
         """Whether the chunks follow each other in the file: none is narrower than the tensor."""
         return all(chunk.shape[1:] == self.shape[1:] for chunk in self.chunks)
+
+    @cached_property
+    def origins(self) -> list[int]:
+        """Where each chunk begins: its first element where they follow each other, or its row."""
+        row = math.prod(self.shape[1:]) if self.is_flat else 1
+        return [chunk.offset[0] * row if chunk.offset else 0 for chunk in self.chunks]
+
+    def overlapping(self, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
+        """The chunks that have elements, or rows, from `first` to before `last`; their origins."""
+        origins = self.origins
+        begin = bisect.bisect_right(origins, first) - 1
+        begin = bisect.bisect_left(origins, origins[begin])  # those beside it too
+        for i in range(begin, bisect.bisect_left(origins, last)):
+            yield self.chunks[i], origins[i]
 
     def steps(self, size: int) -> Iterator[int]:
         """The bytes behind which it is best cut, where a piece is to have so many."""
@@ -533,12 +550,8 @@ def segment(
     unit = itemsize if flat else itemsize * math.prod(tensor.shape[1:])
     first, last = begin // unit, -(-end // unit)  # elements, or rows
     placed = []
-    for chunk in tensor.chunks:
-        if flat:
-            origin = chunk.offset[0] * math.prod(tensor.shape[1:]) if tensor.shape else 0
-            count = math.prod(chunk.shape)
-        else:
-            origin, count = chunk.offset[0], chunk.shape[0]
+    for chunk, origin in tensor.overlapping(first, last):
+        count = math.prod(chunk.shape) if flat else chunk.shape[0]
         low, high = max(first, origin), min(last, origin + count)
         if low >= high or not math.prod(chunk.shape):
             continue
