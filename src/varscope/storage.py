@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from varscope import randomness, shapes
-from varscope._scopecore import Filling, Memory, begin_filling, count_write, end_filling
+from varscope._scopecore import Filling, Memory, begin_filling, end_filling
 from varscope.errors import ArgumentTypeError, StorageError, StorageFullError, WithdrawnError
 
 if TYPE_CHECKING:
@@ -78,8 +78,11 @@ class Storage:
         return Heap()
 
     # --- first values
-    def make(self, variable: Variable, key: int, part: Part) -> bool:
-        """Have its first values made where they are to lie; False where this process makes them."""
+    def make(self, variable: Variable, content: Any = None) -> bool:
+        """Have first values made where they are to lie; False where this process makes them.
+
+        With the content of a variable that has values, in place of those.
+        """
         return False
 
     def keep(self, variable: Variable, values: np.ndarray) -> bool:
@@ -155,15 +158,6 @@ class Storage:
     def _settle(self, variable: Variable, filling: Filling) -> None:
         """Make what was filled the values; may be called more than once."""
         raise NotImplementedError
-
-    def redraw(
-        self, variable: Any, content: Any, distribution: Distribution, key: int, part: Part
-    ) -> None:
-        """Put values of a distribution in place of those that a variable has."""
-        try:
-            randomness.fill(content.array, distribution, key, part.first, part.strides)
-        finally:
-            count_write(content)
 
     # --- what slabs have, and the heap has not
     def flat(self, dtype: np.dtype, nbytes: int) -> np.ndarray:

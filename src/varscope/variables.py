@@ -375,12 +375,18 @@ class Variable(Handle, Valued):
     @naming_the_variable
     def _refill(self, content: Content) -> None:
         """Put the first values in place of those that are there."""
+        storage = self.graph.storage
+        if storage.make(self, content):
+            return
         path, part = self._origin()
-        distribution = initializers.drawn_from(self._spec, part)
+        distribution = None if storage.elsewhere else initializers.drawn_from(self._spec, part)
         if distribution is None:
             content.write(..., self._computed(path, part))
             return
-        self.graph.storage.redraw(self, content, distribution, self._key(path), part)
+        try:
+            self._draw(content.array, distribution, path, part)
+        finally:
+            count_write(content)
 
     def initial_value(self, index: Any = ...) -> np.ndarray:
         """The first values, or a part of them, made anew: nothing is stored.
@@ -431,10 +437,10 @@ class Variable(Handle, Valued):
 
     @naming_the_variable
     def _fill(self) -> Content:
-        path, part = self._origin()
         storage = self.graph.storage
-        if storage.make(self, self._key(path), part):
+        if storage.make(self):
             return self._content  # type: ignore[return-value]
+        path, part = self._origin()
         distribution = initializers.drawn_from(self._spec, part)
         if distribution is None:
             values, given = self._returned(path, part)

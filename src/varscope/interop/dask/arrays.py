@@ -16,7 +16,7 @@ from varscope.checkpoint.restoring import Places
 from varscope.checkpoint.saving import as_size
 from varscope.errors import ArgumentTypeError, ArgumentValueError, CheckpointError
 from varscope.graph import Graph
-from varscope.interop.dask.clients import as_client, library, new_keys, wait_for
+from varscope.interop.dask.clients import as_client, library, mapped, new_keys, wait_for
 from varscope.interop.dask.files import source_of
 from varscope.interop.dask.sources import FirstValues, Stored, make
 from varscope.partitioned import PartitionedVariable
@@ -210,11 +210,8 @@ def restore(
             grids = stored(Tensors(sources, None), most)
         finally:
             sources.close()
-        futures = client.map(
-            make,
-            [source for _, _, sources in grids.values() for source in sources],
-            key=new_keys("restore", sum(len(sources) for _, _, sources in grids.values())),
-        )
+        there = [source for _, _, sources in grids.values() for source in sources]
+        futures = mapped(client, new_keys("restore", len(there)), make, there)
         wait(futures, grids, report)
     left = iter(futures)
     return {

@@ -38,6 +38,11 @@ def new_keys(word: str, count: int) -> list[str]:
     return [f"{word}-{number:05}-{token}" for number in range(1, count + 1)]
 
 
+def mapped(client: Any, keys: list[str], fn: Callable[..., Any], *arguments: list[Any]) -> Any:
+    """The futures of a function of each of many; none of none."""
+    return client.map(fn, *arguments, key=keys) if keys else []
+
+
 def completed(futures: Sequence[Any]) -> Iterator[tuple[int, bool]]:
     """The number of each future as soon as it is done, and whether it was lost.
 

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from varscope import randomness, shapes
+from varscope import shapes
 from varscope._scopecore import commit_values, reopen
 from varscope.checkpoint.contents import StoredTensor
 from varscope.checkpoint.restoring import Places, committing
@@ -36,11 +36,10 @@ from varscope.errors import (
 )
 from varscope.initialization import flattened
 from varscope.interop.dask import files
-from varscope.interop.dask.clients import as_client, completed, new_keys, wait_for
+from varscope.interop.dask.clients import as_client, completed, mapped, new_keys, wait_for
 from varscope.interop.dask.sources import FirstValues, Stored, make
 from varscope.partitioned import PartitionedVariable
 from varscope.partitioners import SaveSliceInfo
-from varscope.randomness import Distribution
 from varscope.shapes import Part
 from varscope.storage import RemoteStorage
 from varscope.variables import Variable
@@ -49,7 +48,7 @@ from varscope.variables import Variable
 held: dict[int, tuple[Any, int]] = {}  # no future where they are lost
 numbers = itertools.count()
 PATIENCE = 30.0  # seconds after which a value that does not come is asked for otherwise
-changing = threading.Lock()  # one after the other, so that each is counted
+changing = threading.RLock()  # one after the other, so that each is counted
 
 
 class RemoteContent:
@@ -71,13 +70,14 @@ class RemoteContent:
     def future(self) -> Any:
         found = held[self.number][0]
         if found is None or found.cancelled():
-            raise self.lost()
+            raise self.lost(found)
         return found
 
-    def lost(self) -> StorageError:
+    def lost(self, future: Any) -> StorageError:
         """The error that says so; from here on it is known, whatever messages are still to come."""
         with changing:
-            held[self.number] = None, held[self.number][1]
+            if held[self.number][0] is future:  # else there are new values meanwhile
+                held[self.number] = None, held[self.number][1]
         return StorageError.lost(self.storage, [self.name])
 
     @property
@@ -87,10 +87,11 @@ class RemoteContent:
     @property
     def view(self) -> np.ndarray:
         """The values, which come here each time."""
+        future = self.future
         try:
-            values: np.ndarray = np.asarray(self.storage.fetched(self.future)).view()
+            values: np.ndarray = np.asarray(self.storage.fetched(future)).view()
         except CancelledError:
-            raise self.lost() from None
+            raise self.lost(future) from None
         values.flags.writeable = False
         return values
 
@@ -188,29 +189,19 @@ class Cluster(RemoteStorage):
                 [key] = new_keys("read", 1)
                 future = self.client.submit(pick, (future,), 0, key=key)
 
-    def keep(self, variable: Any, values: np.ndarray) -> bool:
-        own = np.empty(values.shape, variable.dtype)
-        own[...] = values
+    def _put(self, variable: Any, own: np.ndarray) -> bool:
         content = RemoteContent(self, variable, self.sent(own))
         return variable._settle(content) is content
 
-    def make(self, variable: Any, key: int, part: Part) -> bool:
+    def make(self, variable: Any, content: Any = None) -> bool:
         source = FirstValues.of(variable)
         if source is None:
             return False
-        self.make_each([variable], [source], nothing)
-        return bool(variable._filled)
-
-    def redraw(
-        self, variable: Any, content: Any, distribution: Distribution, key: int, part: Part
-    ) -> None:
-        source = FirstValues.of(variable)
-        if source is None:
-            values = np.empty(part.shape, content.dtype)
-            randomness.fill(values, distribution, key, part.first, part.strides)
-            content.write(..., values)
+        if content is None:
+            self.make_each([variable], [source], nothing)
         else:
             put_all({content: self.client.submit(make, source, key=source.task_key)})
+        return bool(variable._filled)
 
     # --- of many
     def make_all(self, variables: list[Any], tick: Callable[[int], object]) -> None:
@@ -226,9 +217,7 @@ class Cluster(RemoteStorage):
     def make_each(
         self, variables: list[Any], sources: list[FirstValues], tick: Callable[[int], object]
     ) -> None:
-        if not sources:
-            return
-        futures = self.client.map(make, sources, key=[source.task_key for source in sources])
+        futures = mapped(self.client, [source.task_key for source in sources], make, sources)
         for number, is_lost in completed(futures):
             if not is_lost:
                 with contextlib.suppress(WithdrawnError):
@@ -285,9 +274,9 @@ class Restoring:
             )
 
     def run(self) -> None:
-        client = self.storage.client
         futures: list[Any] = [None] * len(self.handles)
-        some = client.map(make, self.sources, key=new_keys("restore", len(self.sources)))
+        keys = new_keys("restore", len(self.sources))
+        some = mapped(self.storage.client, keys, make, self.sources)
         for i, future in zip(self.numbers, some, strict=True):
             futures[i] = future
         # What a name map makes of tensors, or what lies in a file in another form than it has here.
@@ -397,46 +386,54 @@ def map_shards(fn: Callable[..., Any], *variables: Iterable[Any], updates: int =
         raise NotCallableError.step(fn)
     groups = [list(flattened(as_variables(each))) for each in variables]
     check_groups(groups, updates)
-    if not groups[0]:
-        return
-    storage: Any = groups[0][0].graph.storage
-    for group in groups:
-        cluster: Any
-        for cluster in {variable.graph.storage for variable in group}:
-            own = [variable for variable in group if variable.graph.storage is cluster]
-            cluster.make_all(
-                [variable for variable in dict.fromkeys(own) if not variable._filled], nothing
-            )
+    storage: Any
+    for storage in {variable.graph.storage: None for group in groups for variable in group}:
+        declared = {
+            variable: None
+            for group in groups
+            for variable in group
+            if variable.graph.storage is storage and not variable._filled
+        }
+        storage.make_all(list(declared), nothing)
     contents: list[list[Any]] = [
         [variable._materialised() for variable in group] for group in groups
     ]
-    targets = contents[:updates]
-    facts = [shard_facts(variable) for variable in groups[0]]
-    forms = [[(c.name, c.shape, c.dtype) for c in some] for some in zip(*targets, strict=True)]
-    keys = new_keys("map-shards", len(facts))
-    futures = storage.client.map(
-        partial(step, fn), forms, facts, *([c.future for c in some] for some in contents), key=keys
-    )
-    lost = wait_for(futures, [0] * len(futures), nothing)
-    results = [futures]
-    if updates > 1 and not lost:
-        results = [
-            storage.client.map(
-                pick, futures, [i] * len(futures), key=new_keys("pick", len(futures))
-            )
-            for i in range(updates)
-        ]
-        lost = [number for some in results for number in wait_for(some, [0] * len(some), nothing)]
-    if lost:
-        names = dict.fromkeys(groups[0][number].path for number in lost)
-        raise StorageError.lost(storage, list(names))
+    results = stepped(fn, groups, contents, updates) if groups[0] else []
     put_all(
         {
             content: future
-            for some, found in zip(targets, results, strict=True)
+            for some, found in zip(contents, results, strict=False)
             for content, future in zip(some, found, strict=True)
         }
     )
+
+
+def stepped(
+    fn: Callable[..., Any], groups: list[list[Variable]], contents: list[list[Any]], updates: int
+) -> list[list[Any]]:
+    """The futures of the new values, when they are there, for each list that changes."""
+    storage: Any = groups[0][0].graph.storage
+    client, count = storage.client, len(groups[0])
+    facts = [shard_facts(variable) for variable in groups[0]]
+    forms = [
+        [(content.name, content.shape, content.dtype) for content in some[:updates]]
+        for some in zip(*contents, strict=True)
+    ]
+    values = [[content.future for content in some] for some in contents]
+    keys = new_keys("map-shards", count)
+    results = [mapped(client, keys, partial(step, fn), forms, facts, *values)]
+    lost = wait_for(results[0], [0] * count, nothing)
+    if updates > 1 and not lost:
+        together = results[0]
+        results = [
+            mapped(client, new_keys("pick", count), pick, together, [i] * count)
+            for i in range(updates)
+        ]
+        lost = [number for some in results for number in wait_for(some, [0] * count, nothing)]
+    if lost:
+        names = dict.fromkeys(groups[0][number].path for number in lost)
+        raise StorageError.lost(storage, list(names))
+    return results
 
 
 def as_variables(given: Any) -> Iterable[Any]:

@@ -41,7 +41,7 @@ from varscope.checkpoint.safetensors_files import SINGLE
 from varscope.checkpoint.saving import SUFFIX, as_size, as_target, check_place, told_of
 from varscope.errors import ArgumentTypeError, CheckpointError, StorageError
 from varscope.graph import Graph
-from varscope.interop.dask.clients import as_client, completed, library, new_keys
+from varscope.interop.dask.clients import as_client, completed, library, mapped, new_keys
 from varscope.interop.dask.sources import FirstValues
 from varscope.partitioned import PartitionedVariable
 from varscope.progress import Progress, as_report
@@ -114,7 +114,7 @@ def materialise(
         where = site.path / f"{shares}.{digest_of(layout.head(site.path))}.plan"
         planned.save(where)
         keys = new_keys("materialise", len(chosen))
-        futures = client.map(fill_share, [os.fspath(where)] * len(chosen), chosen, key=keys)
+        futures = mapped(client, keys, fill_share, [os.fspath(where)] * len(chosen), chosen)
         done = 0
         for number, _ in completed(futures):  # nothing was sent that could be lost
             futures[number].release()  # or it would be done again where a worker dies
