@@ -30,6 +30,9 @@ from varscope.interop import dask as vd  # noqa: E402
 from varscope.interop.dask import arrays as arrays_module  # noqa: E402
 from varscope.interop.dask import files as files_module  # noqa: E402
 
+# Threads of distributed do, and Hypothesis takes it for the strategies.
+other_threads_draw = pytest.mark.filterwarnings("ignore:Do not use the .random. module inside")
+
 
 @pytest.fixture(scope="module")
 def client():
@@ -68,7 +71,12 @@ def pids(client):
 
 
 def kill_a_worker(client, address=None):
-    """End a worker, and wait until there are as many as before."""
+    """End a worker, which is then started again: one that is just starting would not be."""
+    client.wait_for_workers(2)
+    while set(client.run(lambda dask_worker: dask_worker.status.name, nanny=True).values()) != {
+        "running"
+    }:
+        time.sleep(0.01)
     workers = pids(client)
     os.kill(workers[address or min(workers)], signal.SIGKILL)
 
@@ -186,6 +194,7 @@ GRIDS = st.lists(
 )  # fmt: skip
 
 
+@other_threads_draw
 @settings(max_examples=8, deadline=None)
 @given(grids=GRIDS)
 def test_arrays_of_any_chunks_are_saved_as_they_are(client, tmp_path_factory, grids):
@@ -546,6 +555,7 @@ def momentum(weight, gradient, moment, shard):
     return weight - 0.1 * moment, moment
 
 
+@other_threads_draw
 @settings(max_examples=6, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),

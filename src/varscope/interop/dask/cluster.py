@@ -45,9 +45,8 @@ from varscope.storage import RemoteStorage
 from varscope.variables import Variable
 
 # The values of each content: their future, and how often they were set.
-held: dict[int, tuple[Any, int]] = {}  # no future where they are lost
+held: dict[int, tuple[Any, int]] = {}
 numbers = itertools.count()
-PATIENCE = 30.0  # seconds after which a value that does not come is asked for otherwise
 changing = threading.RLock()  # one after the other, so that each is counted
 
 
@@ -69,16 +68,9 @@ class RemoteContent:
     @property
     def future(self) -> Any:
         found = held[self.number][0]
-        if found is None or found.cancelled():
-            raise self.lost(found)
+        if found.cancelled():
+            raise StorageError.lost(self.storage, [self.name])
         return found
-
-    def lost(self, future: Any) -> StorageError:
-        """The error that says so; from here on it is known, whatever messages are still to come."""
-        with changing:
-            if held[self.number][0] is future:  # else there are new values meanwhile
-                held[self.number] = None, held[self.number][1]
-        return StorageError.lost(self.storage, [self.name])
 
     @property
     def version(self) -> int:
@@ -87,11 +79,10 @@ class RemoteContent:
     @property
     def view(self) -> np.ndarray:
         """The values, which come here each time."""
-        future = self.future
         try:
-            values: np.ndarray = np.asarray(self.storage.fetched(future)).view()
+            values: np.ndarray = np.asarray(self.future.result()).view()
         except CancelledError:
-            raise self.lost(future) from None
+            raise StorageError.lost(self.storage, [self.name]) from None
         values.flags.writeable = False
         return values
 
@@ -177,17 +168,6 @@ class Cluster(RemoteStorage):
         """The future of values that this process has."""
         [key] = new_keys("assigned", 1)
         return self.client.scatter({key: values})[key]
-
-    def fetched(self, future: Any) -> Any:
-        """What a future has, here."""
-        while True:
-            try:
-                return future.result(timeout=PATIENCE)
-            except TimeoutError:
-                # Messages about a worker that has died may pass each other, and then nobody says
-                # that the values are lost.  A task that needs them is told.
-                [key] = new_keys("read", 1)
-                future = self.client.submit(pick, (future,), 0, key=key)
 
     def _put(self, variable: Any, own: np.ndarray) -> bool:
         content = RemoteContent(self, variable, self.sent(own))
