@@ -43,9 +43,9 @@ class Graph(Registry):
     ----------
     seed : int, optional
         From which all random initial values follow; drawn from the system where it is not given.
-    storage : "heap", "arena", Heap, Arena or MemoryMapped, optional
+    storage : "heap", "arena", Heap, Arena, MemoryMapped or interop.dask.Cluster, optional
         Where the values lie: each variable by itself (the default), all of a dtype in one piece
-        of memory, or in files.
+        of memory, in files, or on the workers of a cluster.
 
     >>> import varscope as vs
     >>> g = vs.Graph(seed=1)
