@@ -5,6 +5,7 @@ have run.  `tests/reliability/test_references.py` looks whether something is lef
 """
 
 import array
+import contextlib
 import copy
 import gc
 import importlib
@@ -23,6 +24,8 @@ import varscope as vs
 import varscope.plots
 import varscope.summary
 from varscope.compat import tf1
+from varscope.interop import dask as vd
+from varscope.interop.dask import clients
 from varscope.partitioned import PartitionedVariable
 
 FOLDER = Path()  # made by `warm`
@@ -717,6 +720,7 @@ for what in (
     refusal("NotCallableError.custom_getter", what)
 refusal("NotCallableError.partitioner", lambda: get("v", [4], partitioner=5))
 refusal("NotCallableError.regularizer", lambda: get("v", [4], regularizer=5))
+refusal("NotCallableError.step", lambda: vd.map_shards(5, []))
 for result in (5, [2, 2], [0], [5], ["a"], [2, 1]):
     refusal("PartitionerError.bad_result", lambda r=result: made(partitioner=lambda **facts: r))
 refusal("PartitionerError.no_axis", lambda: made(partitioner=vs.fixed_size_partitioner(2, axis=1)))
@@ -933,6 +937,86 @@ refusal(
     "StorageError.needs_posix",
     lambda: with_changed(sys, "platform", "win32", lambda: vs.MemoryMapped("a")),
 )
+
+
+class FakeFuture:
+    """What a cluster would have made, made here."""
+
+    status = "finished"
+
+    def __init__(self, key, value):
+        self.key, self.value, self.lost = key, value, False
+
+    def result(self, timeout=None):
+        return self.value
+
+    def cancelled(self):
+        return self.lost
+
+
+class FakeClient:
+    """As much of a client of dask.distributed as a storage needs."""
+
+    asynchronous = False
+
+    def scatter(self, data):
+        return {key: FakeFuture(key, value) for key, value in data.items()}
+
+    def submit(self, function, *arguments, key):
+        return FakeFuture(key, function(*arguments))
+
+    def map(self, function, *arguments, key):
+        called = zip(key, *arguments, strict=True)
+        return [FakeFuture(name, function(*values)) for name, *values in called]
+
+
+FAKE_DASK = types.SimpleNamespace(Client=FakeClient, as_completed=iter)
+
+
+@contextlib.contextmanager
+def on_cluster(**options):
+    """A variable of a graph on what stands for a cluster."""
+    before, clients.library = clients.library, lambda name="distributed": FAKE_DASK
+    try:
+        with vs.Graph(seed=1, storage=vd.Cluster(FakeClient())).as_default():
+            yield get("v", [4], **options)
+    finally:
+        clients.library = before
+
+
+@program()
+def on_a_cluster():
+    with on_cluster(partitioner=vs.fixed_size_partitioner(2)) as v:
+        vs.initialize(v)
+        v.assign(v.value() + 1)
+        v += 1
+        v[0].initialize(force=True)
+
+
+@refusal("StorageError.no_array")
+def _():
+    with on_cluster() as v:
+        v.array  # noqa: B018
+
+
+@refusal("StorageError.not_copied")
+def _():
+    with on_cluster() as v:
+        copy.deepcopy(v.graph)
+
+
+@refusal("StorageError.not_on_cluster")
+def _():
+    made(initializer=vs.zeros)
+    vd.map_shards(max, vs.get_default_graph().variables)
+
+
+@refusal("StorageError.lost")
+def _():
+    with on_cluster(initializer=lambda shape, dtype: np.zeros(shape, dtype)) as v:
+        v.value()
+        v._content.future.lost = True
+        v.value()
 
 
 @refusal("StorageFullError.arena")

@@ -76,11 +76,13 @@ def test_examples(page, tmp_path, monkeypatch):
     """In a folder with what the page speaks of, in which it may leave files."""
     if page.name == "plots.md":
         require_large("plotly", '"varscope-core[plots]"')
+    if page.name == "clusters.md":
+        require_large("distributed", '"varscope-core[dask]"')
     for name, source in FOLDERS.get(page.name, {}).items():
         shutil.copytree(ROOT / source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    if "vs.save(" in text or "from safetensors" in text:
+    if re.search(r"v[sd]\.save\(|from safetensors", text):
         require("safetensors", '"varscope-core[checkpoints]"')
     test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)
     assert len(test.examples) == len(re.findall(r"^>>> ", text, re.MULTILINE))

@@ -255,7 +255,9 @@ def test_the_examples_in_docstrings(test, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some leave files
     if test.name == "varscope.plots.treemap":
         require_large("plotly", '"varscope-core[plots]"')
-    if any("save" in example.source for example in test.examples):
+    if test.name.startswith("varscope.interop.dask"):
+        require_large("distributed", '"varscope-core[dask]"')
+    if any(re.search("save|materialise", example.source) for example in test.examples):
         require("safetensors", '"varscope-core[checkpoints]"')
     report = []
     outcome = doctest.DocTestRunner(verbose=False).run(test, out=report.append)

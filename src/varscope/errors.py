@@ -171,6 +171,14 @@ class NotCallableError(VarscopeError, ValueError):
             value=value,
         )
 
+    @classmethod
+    def step(cls, value: object) -> Self:
+        return cls.stating(
+            f"map_shards needs a function of values and a SaveSliceInfo, not {value!r:.100}; write "
+            "one such as lambda value, shard: 0.9 * value",
+            value=value,
+        )
+
 
 class PartitionerError(VarscopeError, ValueError):
     """A partitioner that does not fit the variable; its `result`, and the variable's `shape`."""
@@ -556,10 +564,11 @@ class FinalizedGraphError(VarscopeError, RuntimeError):
 
 
 class StorageError(VarscopeError, ValueError):
-    """A storage that cannot do what was asked of it; `storage` or `directory`."""
+    """A storage that cannot do what was asked of it; `storage`, `directory` or `variables`."""
 
     storage: Any
     directory: Any
+    variables: list[str]
 
     @classmethod
     def taken(cls, storage: object) -> Self:
@@ -590,6 +599,42 @@ class StorageError(VarscopeError, ValueError):
             f"directory {str(directory)!r} is not empty; give an empty one, or one that is not "
             "there yet",
             directory=directory,
+        )
+
+    @classmethod
+    def no_array(cls, storage: object, name: str) -> Self:
+        return cls.stating(
+            f"the values of variable {name} lie on a cluster, and there is no memory to share; "
+            "read a copy with v.value() or v.numpy(), and write with v.assign(...), v[...] = x or "
+            "varscope.interop.dask.map_shards",
+            storage=storage,
+        )
+
+    @classmethod
+    def not_copied(cls, storage: object) -> Self:
+        return cls.stating(
+            f"{storage!r} and its graph are not copied or pickled, as the values lie on a cluster; "
+            "write varscope.save(graph, path), and varscope.restore into another graph",
+            storage=storage,
+        )
+
+    @classmethod
+    def not_on_cluster(cls, storage: object, name: str) -> Self:
+        return cls.stating(
+            f"variable {name} lies in {storage!r}, and map_shards changes variables on a cluster; "
+            "write Graph(storage=varscope.interop.dask.Cluster(client))",
+            storage=storage,
+        )
+
+    @classmethod
+    def lost(cls, storage: object, names: list[str]) -> Self:
+        """`variables` are the names of those whose values were lost."""
+        return cls.stating(
+            f"the values of {len(names):,} variables, {shown(names[0])} for one, were lost with a "
+            "worker that died: they were sent to it, and no other one can make them; assign them "
+            "again, or varscope.restore a checkpoint",
+            storage=storage,
+            variables=names,
         )
 
 

@@ -45,9 +45,9 @@ class Graph(Registry):
     ----------
     seed : int, optional
         From which all random initial values follow; drawn from the system where it is not given.
-    storage : "heap", "arena", Heap, Arena or MemoryMapped, optional
+    storage : "heap", "arena", Heap, Arena, MemoryMapped or interop.dask.Cluster, optional
         Where the values lie: each variable by itself (the default), all of a dtype in one piece
-        of memory, or in files.
+        of memory, in files, or on the workers of a cluster.
 
     >>> import varscope as vs
     >>> g = vs.Graph(seed=1)
@@ -184,7 +184,7 @@ class Graph(Registry):
         [0.5, 0.5, 0.5]
         """
         dtype = shapes.as_dtype(dtype)
-        if isinstance(self.storage, Heap):
+        if not isinstance(self.storage, SlabStorage):
             raise StorageError.not_flat(self.storage)
         initialization.fill(self, dtype)
         return self.storage.flat(dtype, self._place_rows(None, len(self)).get(dtype, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable
 from varscope.progress import Helpers, Progress, SharedWork, as_report, as_threads
 from varscope.shapes import Part
-from varscope.storage import LARGE, Heap
+from varscope.storage import LARGE, RemoteStorage, SlabStorage
 from varscope.variables import Variable
 
 RANGE = 4096  # rows that a thread takes at a time
@@ -126,7 +127,7 @@ class Share:
         self.last = self.graph._count() if self.variables is None else len(self.variables)
         self.raw: dict[int, tuple[tuple[int, ...], np.dtype]] = {}
         self.total = 0
-        self.in_slabs = not isinstance(self.graph.storage, Heap)
+        self.in_slabs = isinstance(self.graph.storage, SlabStorage)
         if self.in_slabs:
             self.graph.storage.expect(self.graph._place_rows(self.variables, self.last))
         specs = self.graph._all_specs()  # before the plans are laid out, for at most as many
@@ -144,6 +145,9 @@ class Share:
         return self.dtype is None or spec.dtype == self.dtype
 
     def plan(self, number: int, spec: Spec) -> None:
+        if self.graph.storage.elsewhere:
+            self.other[number] = True
+            return
         try:
             distribution = initializers.drawn_from(spec, Part.of_whole(spec.shape))
             law = None if distribution is None else randomness.law(distribution, spec.dtype)
@@ -239,6 +243,9 @@ class Run(SharedWork):
             for slot in range(1, self.threads):
                 helpers.start(self.help_out, slot)
             for share in self.shares:
+                if isinstance(share.graph.storage, RemoteStorage):
+                    there = list(share.declared(share.other))
+                    share.graph.storage.make_all(there, functools.partial(self.tick, 0))
                 for variable in share.declared(share.other) if any(share.other) else ():
                     self.one(variable, 0)
             self.work(0)

@@ -169,7 +169,7 @@ class PartitionedVariable(Valued):
         shards = self._live_shards()
         whole = np.empty(slicing.shape, self.dtype)
         for i, shard in enumerate(shards):
-            whole[slicing.part(i).index] = shard.array
+            whole[slicing.part(i).index] = shard._read
         return whole
 
     def initialize(self, force: bool = False) -> Self:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -61,6 +61,7 @@ class Storage:
     """
 
     adopts = False  # arrays that were made elsewhere, as they are
+    elsewhere = False  # whether values lie in other processes: see `RemoteStorage`
 
     def __init__(self) -> None:
         self._taken = False
@@ -77,6 +78,13 @@ class Storage:
         return Heap()
 
     # --- first values
+    def make(self, variable: Variable, content: Any = None) -> bool:
+        """Have first values made where they are to lie; False where this process makes them.
+
+        With the content of a variable that has values, in place of those.
+        """
+        return False
+
     def keep(self, variable: Variable, values: np.ndarray) -> bool:
         """Make these the variable's first values; False where it got some from elsewhere."""
         own = np.empty(values.shape, variable.dtype)
@@ -198,6 +206,35 @@ class Heap(Storage):
 
     def _settle(self, variable: Variable, filling: Filling) -> None:
         variable._own(filling.array)
+
+
+class RemoteStorage(Storage):
+    """Values that lie in other processes: they come to this one where somebody reads them.
+
+    What a variable has is then no array but something that can get one, with the methods of
+    `variables.Content`.
+    """
+
+    elsewhere = True
+
+    def make_all(self, variables: list[Any], tick: Callable[[int], None]) -> None:
+        """`make` for many at once, and wait for all; `tick` hears how many bytes more are there."""
+        raise NotImplementedError
+
+    def save(self, entries: Any, target: Path, most: int, report: Any) -> int:
+        """Have the entries of a graph written from there; how many bytes they are."""
+        raise NotImplementedError
+
+    def restore(
+        self, handles: list[Any], tensors: Any, found: Any, parts: Any, report: Any
+    ) -> None:
+        """Have what fits read there, and make it the values of all these variables, or of none."""
+        raise NotImplementedError
+
+    def drawing(
+        self, variable: Variable, distribution: Distribution, key: int, part: Part
+    ) -> Filling | None:
+        return None
 
 
 class Range:
@@ -589,10 +626,11 @@ def as_storage(storage: Any) -> Storage:
         storage = Heap()
     elif isinstance(storage, str) and storage == "arena":
         storage = Arena()
-    if not isinstance(storage, (Heap, SlabStorage)):
+    if not isinstance(storage, (Heap, SlabStorage, RemoteStorage)):
         raise ArgumentTypeError(
-            f"storage must be None, 'heap', 'arena', or one of varscope.Heap(), varscope.Arena() "
-            f"and varscope.MemoryMapped(directory), not {storage!r:.200}"
+            f"storage must be None, 'heap', 'arena', or one of varscope.Heap(), varscope.Arena(), "
+            f"varscope.MemoryMapped(directory) and varscope.interop.dask.Cluster(client), not "
+            f"{storage!r:.200}"
         )
     storage.take()
     return storage

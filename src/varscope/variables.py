@@ -80,6 +80,14 @@ class Content:
             raise
         count_write(self)
 
+    def to_write(self) -> np.ndarray:
+        """An array with all values, to be changed and then passed to `written`."""
+        return self.array.view()
+
+    def written(self, array: np.ndarray) -> None:
+        """Take what was written to the array of `to_write`."""
+        count_write(self)
+
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -349,7 +357,7 @@ class Variable(Handle, Valued):
 
     def numpy(self) -> np.ndarray:
         """A copy of the values."""
-        return self._materialised().array.copy()
+        return self._materialised().view.copy()
 
     def _materialised(self) -> Content:
         content = self._content
@@ -367,8 +375,11 @@ class Variable(Handle, Valued):
     @naming_the_variable
     def _refill(self, content: Content) -> None:
         """Put the first values in place of those that are there."""
+        storage = self.graph.storage
+        if storage.make(self, content):
+            return
         path, part = self._origin()
-        distribution = initializers.drawn_from(self._spec, part)
+        distribution = None if storage.elsewhere else initializers.drawn_from(self._spec, part)
         if distribution is None:
             content.write(..., self._computed(path, part))
             return
@@ -426,6 +437,9 @@ class Variable(Handle, Valued):
 
     @naming_the_variable
     def _fill(self) -> Content:
+        storage = self.graph.storage
+        if storage.make(self):
+            return self._content  # type: ignore[return-value]
         path, part = self._origin()
         distribution = initializers.drawn_from(self._spec, part)
         if distribution is None:
@@ -434,7 +448,7 @@ class Variable(Handle, Valued):
                 self._fill_siblings(values)
                 values = values[part.index]
             return self._keep(values)[0]
-        self.graph.storage.draw(self, distribution, self._key(path), part)
+        storage.draw(self, distribution, self._key(path), part)
         return self._content  # type: ignore[return-value]
 
     @naming_the_variable
@@ -547,14 +561,16 @@ class Variable(Handle, Valued):
         return self
 
     def _to_write(self) -> np.ndarray:
-        return self.array
+        return self._materialised().to_write()
 
     def _written(self, array: np.ndarray) -> None:
-        count_write(self._materialised())
+        self._materialised().written(array)
 
     # --- as an array
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        array = self.array
+        if copy is False and self.graph.storage.elsewhere:
+            raise ValueError(f"variable {self.path} lies on a cluster: as an array it is a copy")
+        array = self._to_write()
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
                 raise ValueError(

@@ -260,55 +260,35 @@ def order() -> dict[str, int]:
     return ranks
 
 
-class Tensors:
-    """The entries with what is known of them, in columns; `kinds` holds indices into `table`."""
+class Listing:
+    """What is to be saved in columns, and how files have it; `kinds` holds indices into `table`."""
 
-    def __init__(self, graph: Graph, entries: Entries) -> None:
-        self.graph, self.names, self.others = graph, entries.names, entries.others
-        self.rows, self.variables = entries.rows, entries.variables
-        self.table: list[Kind] = []
-        self.numbers: dict[tuple[tuple[int, ...], np.dtype], int] = {}
-        self.specs = entries.spec_numbers()
-        self.kinds = self.find_kinds()
+    def __init__(
+        self,
+        names: list[str],
+        table: list[Kind],
+        kinds: npt.NDArray[np.intp],
+        noted: npt.NDArray[np.bool_],
+    ) -> None:
+        """`noted` says of which entries the name stands in the notes of a file too."""
+        self.names, self.table, self.kinds = names, table, kinds
         self.nbytes_of = self.column(lambda kind: kind.nbytes)
         self.nbytes = int(self.nbytes_of.sum())
         self.ranks = self.column(lambda kind: order()[kind.stored_dtype])
-        self.described = self.bytes_described()
-
-    def find_kinds(self) -> npt.NDArray[np.intp]:
-        """The number of each entry's kind."""
-        found = self.specs
-        specs = self.graph._all_specs()
-        kinds = np.zeros(len(specs) + 1, np.intp)
-        for number in np.unique(found[found >= 0]).tolist():
-            kinds[number] = self.number(specs[number].shape, specs[number].dtype)
-        answer: npt.NDArray[np.intp] = kinds[found]
-        for place in np.flatnonzero(found < 0).tolist():
-            other = self.others[-1 - self.rows[place]]
-            shaped = other.recipe if isinstance(other, Made) else other
-            answer[place] = self.number(shaped.shape, shaped.dtype)
-        return answer
-
-    def number(self, shape: Any, dtype: np.dtype) -> int:
-        """The number of a kind, of a shape that is known by now."""
-        found = self.numbers.get((shape, dtype))
-        if found is None:
-            found = self.numbers[shape, dtype] = len(self.table)
-            self.table.append(Kind.of(shape, dtype))
-        return found
+        self.described = self.bytes_described(noted)
 
     def column(self, fact: Callable[[Kind], int]) -> npt.NDArray[np.int64]:
         """Something that a kind knows, by entry."""
         return np.array([fact(kind) for kind in self.table], np.int64)[self.kinds]
 
-    def bytes_described(self) -> npt.NDArray[np.int64]:
+    def bytes_described(self, noted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """At most how many bytes of a header describe each entry."""
         lengths = np.fromiter(map(len, self.names), np.int64, len(self.names))
         text = "".join(self.names).encode()
         if not text.isascii() or len(text.translate(None, bytes(range(32)) + b'"\\')) < len(text):
             lengths *= 12  # the most that JSON makes of a character
         # Names of what is in parts, or of a dtype that the format lacks, stand there again.
-        again = self.column(lambda kind: kind.text is not None) | (np.array(self.rows, int) < 0)
+        again = self.column(lambda kind: kind.text is not None) | noted
         return self.column(lambda kind: kind.described) + lengths + (lengths + 100) * again
 
     def cuts(self, most: int) -> list[slice]:
@@ -334,6 +314,40 @@ class Tensors:
         for rank in np.unique(ranks):
             places = (np.flatnonzero(ranks == rank) + part.start).tolist()
             found += sorted(places, key=self.names.__getitem__)
+        return found
+
+
+class Tensors(Listing):
+    """The entries of a graph with what is known of them, in columns."""
+
+    def __init__(self, graph: Graph, entries: Entries) -> None:
+        self.graph, self.others = graph, entries.others
+        self.rows, self.variables = entries.rows, entries.variables
+        self.table: list[Kind] = []
+        self.numbers: dict[tuple[tuple[int, ...], np.dtype], int] = {}
+        self.specs = entries.spec_numbers()
+        super().__init__(entries.names, self.table, self.find_kinds(), np.array(self.rows, int) < 0)
+
+    def find_kinds(self) -> npt.NDArray[np.intp]:
+        """The number of each entry's kind."""
+        found = self.specs
+        specs = self.graph._all_specs()
+        kinds = np.zeros(len(specs) + 1, np.intp)
+        for number in np.unique(found[found >= 0]).tolist():
+            kinds[number] = self.number(specs[number].shape, specs[number].dtype)
+        answer: npt.NDArray[np.intp] = kinds[found]
+        for place in np.flatnonzero(found < 0).tolist():
+            other = self.others[-1 - self.rows[place]]
+            shaped = other.recipe if isinstance(other, Made) else other
+            answer[place] = self.number(shaped.shape, shaped.dtype)
+        return answer
+
+    def number(self, shape: Any, dtype: np.dtype) -> int:
+        """The number of a kind, of a shape that is known by now."""
+        found = self.numbers.get((shape, dtype))
+        if found is None:
+            found = self.numbers[shape, dtype] = len(self.table)
+            self.table.append(Kind.of(shape, dtype))
         return found
 
     def arrays(self, places: list[int]) -> list[np.ndarray]:

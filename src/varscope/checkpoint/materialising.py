@@ -27,7 +27,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from varscope import initializers, randomness
 from varscope._scopecore import FileLock, crc32c, crc32c_each, crc32c_joined, fill_named
 from varscope.checkpoint import replacement
 from varscope.checkpoint.plans import Layout, Plan, PlannedFile, PlannedKind
-from varscope.checkpoint.replacement import empty, put_series, sync_folder
+from varscope.checkpoint.replacement import Workplace, empty, put_series, sync_folder
 from varscope.checkpoint.safetensors_files import INDEX, SINGLE
 from varscope.checkpoint.saving import (
     OURS,
@@ -194,14 +194,40 @@ class Record(NamedTuple):
     crc32c: int
     parts: npt.NDArray[np.uint32]
 
+    @classmethod
+    def of(cls, mark: bytes, parts: npt.NDArray[np.uint32], lengths: list[int]) -> Self:
+        """The record of parts that have so many bytes each."""
+        checksum = 0
+        for each, length in zip(parts.tolist(), lengths, strict=True):
+            checksum = crc32c_joined(checksum, each, length)
+        return cls(mark, checksum, parts)
+
+    def put(self, path: Path) -> None:
+        """Write it to a file of its own."""
+        parts = self.parts.astype(">u4").tobytes()
+        facts = {
+            "crc32c": self.crc32c,
+            "parts": parts.hex(),
+            "mark": self.mark.hex(),
+            "check": crc32c(self.mark + parts),
+        }
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+        with open(new, "w", encoding="ascii") as file:
+            json.dump(facts, file)
+            sync(file)
+        os.replace(new, path)
+
 
 class Site:
     """The folder in which workers write the files of a plan, until they count."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, place: Workplace | None = None) -> None:
+        """`place` is one that goes with whoever holds it, and with all that others wrote there."""
         self.layout, self.folder = layout, layout.path
-        self.path = layout.path / f".{SINGLE}.{layout.token}.plan"
-        self.mode = 0o666  # of files that `finish` writes: see `alone`
+        own = layout.path / f".{SINGLE}.{layout.token}.plan"
+        self.path = own if place is None else place.path
+        # Of files that `finish` writes: see `alone`.
+        self.mode = 0o666 if place is None else place.mode
 
     def claim(self) -> None:
         """Make the folder, which nobody makes again: it is gone when somebody has finished."""
@@ -279,19 +305,7 @@ class Site:
 
     def note(self, number: int, begin: int, end: int, record: Record) -> None:
         """Record that a piece is on the disk."""
-        parts = record.parts.astype(">u4").tobytes()
-        facts = {
-            "crc32c": record.crc32c,
-            "parts": parts.hex(),
-            "mark": record.mark.hex(),
-            "check": crc32c(record.mark + parts),
-        }
-        path = self.record_path(number, begin, end)
-        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-        with open(new, "w", encoding="ascii") as file:
-            json.dump(facts, file)
-            sync(file)
-        os.replace(new, path)
+        record.put(self.record_path(number, begin, end))
 
     # --- the last step
     @contextlib.contextmanager
@@ -309,8 +323,11 @@ class Site:
         finally:
             lock.close()
 
-    def finish(self, verify: bool) -> None:
-        """Write the headers and the index, and put all in place."""
+    def finish(self, verify: bool = False, resumes: bool = True) -> None:
+        """Write the headers and the index, and put all in place.
+
+        Where another call can go on with it, what fails leaves the files where they are.
+        """
         layout, missing = self.layout, []
         for number in range(len(layout.files)):
             if verify:
@@ -325,8 +342,9 @@ class Site:
         lists = ((name, layout.file(i).names) for i, name in enumerate(layout.files))
         write_index(lists, sum(layout.columns["nbytes"]), self, self.folder)
         sync_folder(self.path)
+        resumed = there if resumes else None
         put_series(
-            self, layout.files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)), there
+            self, layout.files, INDEX, listed, lambda name: bool(OURS.fullmatch(name)), resumed
         )
         sync_folder(self.folder.parent)
 
@@ -550,10 +568,7 @@ class Filler:
             sums[inside.start] = first
             write_at(descriptor, memoryview(data), start + at)
             self.run.tick(slot, stop - at)
-        checksum = 0
-        for each, length in zip(sums.tolist(), lengths_in(file, whole, begin, end), strict=True):
-            checksum = crc32c_joined(checksum, each, length)
-        return Record(mark, checksum, sums)
+        return Record.of(mark, sums, lengths_in(file, whole, begin, end))
 
     def block(
         self,

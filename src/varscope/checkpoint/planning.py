@@ -20,7 +20,14 @@ import numpy.typing as npt
 from varscope import initializers, randomness
 from varscope._scopecore import Spec, unfilled_rows
 from varscope.checkpoint.dtypes import text_of
-from varscope.checkpoint.entries import Entries, Tensors, check_names, library, looked_through
+from varscope.checkpoint.entries import (
+    Entries,
+    Listing,
+    Tensors,
+    check_names,
+    library,
+    looked_through,
+)
 from varscope.checkpoint.fitting import folded, group
 from varscope.checkpoint.plans import (
     COLUMNS,
@@ -125,7 +132,66 @@ def plan(
     return Plan._of(made.layout(relative=not os.path.isabs(path)))
 
 
-class Planning:
+class Draft:
+    """The files of a plan in the making: what lies in which, and where each is cut in pieces."""
+
+    kinds: list[PlannedKind]
+    kind_of: npt.NDArray[np.intp]  # of each entry
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.columns: dict[str, list[Any]] = {key: [] for key in COLUMNS}
+        self.lines: list[bytes] = []
+        self.sizes: list[list[int]] = []  # of the pieces of each file
+
+    def add_file(self, part: slice) -> bytes:
+        """Plan one file, these entries; what tells of it, but for the cuts."""
+        listing = self.listing
+        places = listing.sorted(part)
+        names = [listing.names[place] for place in places]
+        kinds = self.kind_of[places]
+        ends = np.cumsum(listing.nbytes_of[places])
+        partitions, paths = self.partitions(places, names), self.paths(places, names)
+        facts = facts_of(names, kinds, self.kinds, partitions)
+        forms = [kind.form for kind in self.kinds]
+        header = HeaderEntries(names, kinds, forms, ends, facts).length()
+        nbytes = int(ends[-1]) if names else 0
+        cuts = self.cuts(8 + header, places, kinds, ends)
+        line: dict[str, Any] = {"names": names, "kinds": kinds.tolist()}
+        line |= {"paths": paths} if paths else {}
+        line |= {"partitions": partitions} if partitions else {}
+        text = as_line(line)
+        self.lines.append(as_line({"cuts": cuts})[:-2] + b"," + text[1:])
+        edges = [0, *cuts, nbytes]
+        self.sizes.append([end - begin for begin, end in itertools.pairwise(edges)])
+        facts_of_file = (
+            len(names), nbytes, header, len(cuts) + 1, len(self.lines[-1]),
+            digest_of(self.lines[-1]),
+        )  # fmt: skip
+        for key, fact in zip(COLUMNS, facts_of_file, strict=True):
+            self.columns[key].append(fact)
+        return text
+
+    def partitions(self, places: list[int], names: list[str]) -> dict[str, Any]:
+        """How variables in parts were cut, by name."""
+        raise NotImplementedError
+
+    def paths(self, places: list[int], names: list[str]) -> dict[str, str]:
+        """The paths of variables that have another name, by their places in the file."""
+        return {}
+
+    def cuts(
+        self,
+        start: int,
+        places: list[int],
+        kinds: npt.NDArray[np.intp],
+        ends: npt.NDArray[np.int64],
+    ) -> list[int]:
+        """Where pieces of a file end whose data begins at `start`."""
+        raise NotImplementedError
+
+
+class Planning(Draft):
     """A plan in the making."""
 
     def __init__(self, graph: Graph, target: Any, most: int, workers: int, by: str) -> None:
@@ -135,18 +201,16 @@ class Planning:
         check_names(entries.names, target)
         self.check_plannable(entries)
         self.tensors = Tensors(graph, entries)
+        super().__init__(self.tensors)
         self.renamed = graph._renamed()
-        self.kinds: list[PlannedKind] = []
+        self.kinds = []
         self.numbers: dict[bytes, int] = {}  # by what the plan says of a kind
         self.kind_of = self.find_kinds()
         self.piece = piece_size(self.tensors.nbytes, workers)
-        self.columns: dict[str, list[Any]] = {key: [] for key in COLUMNS}
-        self.lines: list[bytes] = []
-        self.sizes: list[list[int]] = []  # of the pieces of each file
         self.model = hashlib.blake2b(digest_size=4, person=b"varscope plan")
         self.model.update(str(self.seed).encode() + b"\n")
         for part in self.tensors.cuts(most):
-            self.add_file(part)
+            self.model.update(self.add_file(part))
         for text in self.numbers:
             self.model.update(text)
 
@@ -239,33 +303,6 @@ class Planning:
         return found
 
     # --- files
-    def add_file(self, part: slice) -> None:
-        """Plan one file: these entries."""
-        tensors = self.tensors
-        places = tensors.sorted(part)
-        names = [tensors.names[place] for place in places]
-        kinds = self.kind_of[places]
-        ends = np.cumsum(tensors.nbytes_of[places])
-        partitions, paths = self.partitions(places, names), self.paths(places, names)
-        facts = facts_of(names, kinds, self.kinds, partitions)
-        forms = [kind.form for kind in self.kinds]
-        header = HeaderEntries(names, kinds, forms, ends, facts).length()
-        cuts = self.cuts(8 + header, kinds, ends)
-        line: dict[str, Any] = {"names": names, "kinds": kinds.tolist()}
-        line |= {"paths": paths} if paths else {}
-        line |= {"partitions": partitions} if partitions else {}
-        text = as_line(line)
-        self.model.update(text)
-        self.lines.append(as_line({"cuts": cuts})[:-2] + b"," + text[1:])
-        edges = [0, *cuts, int(ends[-1])]
-        self.sizes.append([end - begin for begin, end in itertools.pairwise(edges)])
-        facts_of_file = (
-            len(names), int(ends[-1]), header, len(cuts) + 1, len(self.lines[-1]),
-            digest_of(self.lines[-1]),
-        )  # fmt: skip
-        for key, fact in zip(COLUMNS, facts_of_file, strict=True):
-            self.columns[key].append(fact)
-
     def partitions(self, places: list[int], names: list[str]) -> dict[str, Any]:
         """How variables in parts were cut, by name."""
         tensors = self.tensors
@@ -289,7 +326,11 @@ class Planning:
         }
 
     def cuts(
-        self, start: int, kinds: npt.NDArray[np.intp], ends: npt.NDArray[np.int64]
+        self,
+        start: int,
+        places: list[int],
+        kinds: npt.NDArray[np.intp],
+        ends: npt.NDArray[np.int64],
     ) -> list[int]:
         """Where pieces of a file end whose data begins at `start`."""
         solid = np.array(

@@ -60,6 +60,15 @@ class Workplace:
         # What a new file may be used for here.
         self.mode = os.fstat(self.lock.descriptor).st_mode & 0o777
 
+    def move(self) -> None:
+        """Give the folder another path: other processes that write by the old one come too late."""
+        before = self.path
+        self.draw()
+        try:
+            os.rename(before, self.path)
+        except OSError:
+            self.path = before
+
     def remove(self) -> None:
         """Remove the folder and all in it, as far as that is possible."""
         if fcntl is None and self.lock is not None:

@@ -49,7 +49,7 @@ from varscope.checkpoint.fitting import (
 from varscope.errors import RestoreError, WithdrawnError
 from varscope.graph import Graph
 from varscope.progress import Helpers, Progress, SharedWork, as_report, as_threads
-from varscope.storage import GRANULE, LARGE, Heap, as_bytes, is_run
+from varscope.storage import GRANULE, LARGE, RemoteStorage, SlabStorage, as_bytes, is_run
 from varscope.variables import Content, Variable
 
 CHUNK = 1 << 20  # bytes of neighbours in a file that are read at once
@@ -159,6 +159,10 @@ def restore(
                 for checkpoint in sources.checkpoints:
                     checkpoint.verify()
             done = RestoreReport(found.restored, found.missing, found.left_over)
+            if isinstance(graph.storage, RemoteStorage):
+                parts = [wanted.parts.get(row) for row in found.rows.tolist()]
+                graph.storage.restore(handles, tensors, found, parts, report)
+                return done
             run = Run(wanted, handles, tensors, found, workers, report)
             run.run()
     except MemoryError:
@@ -239,7 +243,7 @@ class Run(SharedWork):
     ) -> None:
         self.graph = wanted.graph
         self.storage: Any = self.graph.storage
-        self.in_slabs = not isinstance(self.storage, Heap)
+        self.in_slabs = isinstance(self.storage, SlabStorage)
         self.tensors, self.names = tensors, wanted.names
         self.rows: list[int] = found.rows.tolist()
         self.numbers: list[int] = found.numbers.tolist()

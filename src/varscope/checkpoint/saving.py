@@ -38,6 +38,7 @@ from varscope.errors import (
 from varscope.graph import Graph
 from varscope.partitioned import PartitionedVariable
 from varscope.progress import REPORT, Helpers, Progress, as_report, as_threads
+from varscope.storage import RemoteStorage
 
 SUFFIX = ".safetensors"
 OURS = re.compile(r"model-[0-9a-f]{8}-\d{5,}-of-\d{5,}\.safetensors")
@@ -132,6 +133,8 @@ def save_all(
     """Save what the graph has now; how many bytes it was."""
     entries = as_named(collected(graph), names)
     check_names(entries.names, target)
+    if isinstance(graph.storage, RemoteStorage):
+        return graph.storage.save(entries, target, most, report)
     make_values(graph, entries, workers)
     tensors = Tensors(graph, entries)
     if target.name.endswith(SUFFIX):

@@ -1,0 +1,1 @@
+"""Other libraries: a module for each, which imports it where it is used."""
