@@ -42,6 +42,7 @@ def interrupted(function, at):
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # CPython 3.12 counts them from the next `settrace` on
     sys.settrace(trace)
     try:
         return function(), places

@@ -641,6 +641,11 @@ class StorageError(VarscopeError, ValueError):
 class StorageFullError(VarscopeError, MemoryError):
     """No room for more values; `dtype`, `needed` and `capacity` in bytes."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # That of MemoryError, which comes next, refuses to make an object of a class like this; and
+        # what copies errors, as dask does, asks for `__new__` by its name.
+        return Exception.__new__(cls, *args, **kwargs)
+
     dtype: Any
     needed: int
     capacity: int

@@ -56,6 +56,13 @@ def test_everything_public_round_trips(duplicate, tally):
         tally("things")
 
 
+def test_errors_are_made_by_new_too():
+    """As dask does with what workers raise."""
+    for kind in vars(vs.errors).values():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            assert type(kind.__new__(kind, "text")) is kind
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.fails_without(
     "src/varscope/variables.py",
