@@ -103,7 +103,9 @@ def fails_well(saver, path, call, error, i, replacing, options):
     return met
 
 
-@pytest.mark.parametrize(("replacing", "threads"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(
+    ("replacing", "threads"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)]
+)
 def test_a_plan_goes_on_when_the_disk_does(saver, tmp_path, tally, replacing, threads):
     """Each call of workers and of the last step fails in turn; then they are run again."""
     path, options = tmp_path / "m", {"threads": threads, "planned": True}

@@ -200,7 +200,9 @@ MARK_LAST = """\
     "                if name not in (resumed or ()):\n",
     "                if True:\n",
 )
-@pytest.mark.parametrize(("replacing", "threads"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(
+    ("replacing", "threads"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)]
+)
 def test_a_plan_killed_at_any_call_and_run_again(saver, tmp_path, tally, replacing, threads):
     """What it makes then is what it would have made, and nothing is left."""
     path, options = tmp_path / "m", {"threads": threads, "planned": True}
