@@ -16,6 +16,7 @@ class PlainNames:
 
     def __init__(self):
         self.used = {}
+        self.left = 1_000  # statements until nothing is repeated any more
 
     def unique(self, name, mark=True):
         counter = self.used.get(name, 0)
@@ -45,8 +46,9 @@ STEP = st.one_of(
 
 def run(graph, plain, here, steps):
     for kind, *rest in steps:
+        plain.left -= 1
         if kind == "repeat":
-            for _ in range(rest[0]):
+            for _ in range(rest[0] if plain.left > 0 else 1):
                 run(graph, plain, here, rest[1])
         elif kind == "root":
             with vs.name_scope(None) as text:
