@@ -19,6 +19,11 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.command(), list(map(str, arguments)))
 
 
+def pairs(output):
+    """What was printed as a name and a value a line."""
+    return dict(line.split(None, 1) for line in output.splitlines())
+
+
 def environment(**changes):
     unwanted = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "PYTHONIOENCODING")
     return {k: v for k, v in os.environ.items() if k not in unwanted} | changes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import environment, invoke, refused, write
+from command_line import environment, invoke, pairs, refused, write
 from requires import on_posix, require
 
 import varscope as vs
@@ -44,10 +44,6 @@ def saved(builder, tmp_path):
     path = tmp_path / "saved.safetensors"
     assert invoke("save", builder, "-o", path, "--seed", 1).exit_code == 0
     return path
-
-
-def pairs(output):
-    return dict(line.split(None, 1) for line in output.splitlines())
 
 
 # ---------------------------------------------------------------------------- save

@@ -5,7 +5,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from command_line import invoke, refused, run
+from command_line import invoke, pairs, refused, run
 from requires import require
 
 import varscope as vs
@@ -40,10 +40,6 @@ def plan(builder, tmp_path):
                     "--seed", 7, "--max-shard-size", 20_000)  # fmt: skip
     assert result.exit_code == 0, result.output
     return out
-
-
-def pairs(output):
-    return dict(line.split(None, 1) for line in output.splitlines())
 
 
 def test_a_plan(builder, plan, tmp_path):

@@ -35,6 +35,7 @@ from varscope._scopecore import (
 from varscope.errors import ArgumentTypeError, ArgumentValueError
 from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable, find_partitioned
+from varscope.progress import processors
 from varscope.regularizers import RegularizationLoss
 from varscope.variables import Content, Variable
 
@@ -296,15 +297,6 @@ def build(
         executor.shutdown(cancel_futures=True)
     with graph.as_default():
         join(graph, None, pieces)
-
-
-def processors() -> int:
-    """How many this process may use."""
-    import os
-
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def built(request: bytes) -> bytes:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import operator
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from varscope import devices
+from varscope import devices, shapes
 from varscope.errors import ArgumentTypeError, ArgumentValueError
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -22,18 +19,18 @@ REPORT = 0.05  # seconds between two reports of progress
 QUIET = 0.5  # seconds before a bar appears
 
 
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def as_threads(threads: Any) -> int:
     """A number of threads; as many as the process has processors where it is left out."""
     if threads is None:
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
-    if isinstance(threads, (bool, np.bool_)):
-        raise ArgumentTypeError.of("threads", "an int", threads)
-    try:
-        number = operator.index(threads)
-    except TypeError:
-        raise ArgumentTypeError.of("threads", "an int", threads) from None
+        return processors()
+    number = shapes.as_int("threads", threads)
     if number < 1:
         raise ArgumentValueError.of("threads", "at least 1", number)
     return number

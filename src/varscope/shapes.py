@@ -243,9 +243,14 @@ def fits(given: np.dtype, dtype: np.dtype, casting: str) -> bool:
 
 def as_seed(seed: Any) -> int:
     """A seed as a Python int of any size."""
-    if isinstance(seed, (bool, np.bool_)):
-        raise ArgumentTypeError.of("seed", "an int", seed)
+    return as_int("seed", seed)
+
+
+def as_int(name: str, value: Any, expected: str = "an int") -> int:
+    """The argument of this name as a Python int, which a bool is not."""
+    if isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError.of(name, expected, value)
     try:
-        return operator.index(seed)
+        return operator.index(value)
     except TypeError:
-        raise ArgumentTypeError.of("seed", "an int", seed) from None
+        raise ArgumentTypeError.of(name, expected, value) from None

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import math
 import mmap
-import operator
 import os
 import sys
 import threading
@@ -609,12 +608,7 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 
 def as_capacity(capacity: Any) -> int:
     """A capacity as a positive int."""
-    if isinstance(capacity, (bool, np.bool_)):
-        raise ArgumentTypeError.of("capacity", "an int of bytes", capacity)
-    try:
-        nbytes = operator.index(capacity)
-    except TypeError:
-        raise ArgumentTypeError.of("capacity", "an int of bytes", capacity) from None
+    nbytes = shapes.as_int("capacity", capacity, "an int of bytes")
     if not 1 <= nbytes < 2**62:
         raise StorageError(f"capacity is {nbytes}; write the bytes of each dtype, at least 1")
     return nbytes

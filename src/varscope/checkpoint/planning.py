@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from varscope import initializers, randomness
+from varscope import initializers, randomness, shapes
 from varscope._scopecore import Spec, unfilled_rows
 from varscope.checkpoint.dtypes import text_of
 from varscope.checkpoint.entries import (
@@ -120,15 +120,14 @@ def plan(
         raise ArgumentValueError.of(
             "path", "a folder: several files are what workers can share", os.fspath(path)
         )
-    if isinstance(workers, (bool, np.bool_)) or not hasattr(workers, "__index__"):
-        raise ArgumentTypeError.of("workers", "an int", workers)
-    if workers < 1:
+    count = shapes.as_int("workers", workers)
+    if count < 1:
         raise ArgumentValueError.of("workers", "at least 1", workers)
     if by not in BY:
         raise ArgumentValueError.of("by", '"bytes" or "files"', by)
     most = as_size(max_shard_size)
     library()
-    made = unmoved(graph, lambda: Planning(graph, target, most, int(workers), by))
+    made = unmoved(graph, lambda: Planning(graph, target, most, count, by))
     return Plan._of(made.layout(relative=not os.path.isabs(path)))
 
 
@@ -171,6 +170,11 @@ class Draft:
         for key, fact in zip(COLUMNS, facts_of_file, strict=True):
             self.columns[key].append(fact)
         return text
+
+    def laid_out(self, **facts: Any) -> Layout:
+        """All files that were added, with what else a layout says."""
+        lines = dict(enumerate(self.lines))
+        return Layout(kinds=self.kinds, columns=self.columns, lines=lines, **facts)
 
     def partitions(self, places: list[int], names: list[str]) -> dict[str, Any]:
         """How variables in parts were cut, by name."""
@@ -216,16 +220,13 @@ class Planning(Draft):
 
     def layout(self, relative: bool) -> Layout:
         """All that the plan says."""
-        return Layout(
+        return self.laid_out(
             path=self.target,
             relative=relative,
             seed=self.seed,
             token=self.model.hexdigest(),
             by=self.by,
-            kinds=self.kinds,
-            columns=self.columns,
             borders=self.borders(),
-            lines=dict(enumerate(self.lines)),
         )
 
     # --- what cannot be planned

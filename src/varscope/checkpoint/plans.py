@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from varscope import initializers
+from varscope import initializers, shapes
 from varscope.checkpoint import dtypes
 from varscope.checkpoint.replacement import put_file, workplace
 from varscope.checkpoint.safetensors_headers import DTYPES
@@ -193,12 +193,7 @@ class Layout:
     # --- workers
     def checked_worker(self, worker: Any) -> int:
         """The number of a worker."""
-        if isinstance(worker, (bool, np.bool_)):
-            raise ArgumentTypeError.of("worker", "an int", worker)
-        try:
-            number = operator.index(worker)
-        except TypeError:
-            raise ArgumentTypeError.of("worker", "an int", worker) from None
+        number = shapes.as_int("worker", worker)
         if not 0 <= number < self.workers:
             raise ArgumentValueError.of(
                 "worker", f"from 0 to {self.workers - 1}, as the plan is for {self.workers}", number

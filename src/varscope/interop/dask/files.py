@@ -381,16 +381,13 @@ class Laid(Draft):
 
     def layout(self, path: Path, token: str) -> Layout:
         """As of a plan for one worker, that nobody draws values from."""
-        return Layout(
+        return self.laid_out(
             path=path,
             relative=False,
             seed=0,
             token=token,
             by="bytes",
-            kinds=self.kinds,
-            columns=self.columns,
             borders=[0, sum(self.columns["pieces"])],
-            lines=dict(enumerate(self.lines)),
         )
 
 
