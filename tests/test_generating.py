@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interrupting import Interrupt, interrupted
 from snapshots import snap
@@ -149,6 +149,13 @@ INTO = st.lists(
 )
 
 
+SHARD_AND_WHOLE = [  # of one path
+    ("open", "a", [("open", "a", [("parts", "part_0", 1)]), ("parts", "a", 1)]),
+    ("collect", 0),
+    ("collect", 1),
+]
+
+
 # --- stamping ------------------------------------------------------------------------------------
 
 
@@ -172,6 +179,7 @@ def looped(first, body, into, before, stamped):
     return graph, defaults
 
 
+@example("first", SHARD_AND_WHOLE, ["x"], [])
 @given(st.sampled_from(["layer_0", "layer_4", "first"]), BODIES, INTO, BODIES)
 @settings(max_examples=60, deadline=None)
 def test_stamping_in_a_fresh_scope_is_building_again(first, body, into, after):
@@ -241,6 +249,7 @@ def grafted(under, body, before, whole):
     return graph, defaults
 
 
+@example("tower", SHARD_AND_WHOLE, [])
 @given(st.sampled_from(["tower", "tower_3", "c/d", ""]), BODIES, BODIES)
 @settings(max_examples=60, deadline=None)
 def test_grafting_in_a_fresh_scope_is_building_there(under, body, after):

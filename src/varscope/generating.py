@@ -59,6 +59,7 @@ class Moved(Settings):
     """An entry of a collection that is another variable in each scope."""
 
     path: str  # from the scope on
+    whole: bool  # in parts: a shard of another variable may have the same path
     regularizer: Callable[[Any], Any] | None = None  # of an entry that is its loss
 
 
@@ -180,13 +181,15 @@ def moved_from(graph: Any, above: str, value: Any) -> Any:
     """A Moved for a variable below a path, or its loss; anything else as it is."""
     if isinstance(value, RegularizationLoss):
         moved = moved_from(graph, above, value.variable)
-        return Moved(moved.path, value.regularizer) if isinstance(moved, Moved) else value
+        if not isinstance(moved, Moved):
+            return value
+        return Moved(moved.path, moved.whole, value.regularizer)
     if not isinstance(value, (Variable, PartitionedVariable)) or value.graph is not graph:
         return value
-    path = value.path
-    if not above:
-        return Moved(path)
-    return Moved(path[len(above) + 1 :]) if path.startswith(f"{above}/") else value
+    start = f"{above}/" if above else ""
+    if not value.path.startswith(start):
+        return value
+    return Moved(value.path[len(start) :], isinstance(value, PartitionedVariable))
 
 
 def join(graph: Any, spot: Spot | None, pieces: list[Piece]) -> None:
@@ -248,9 +251,7 @@ def put_values(variable: Variable, content: Content) -> None:
 def moved_to(graph: Any, path: str, moved: Moved) -> Any:
     """What an entry is in the scope of this path."""
     name = below(path, moved.path)
-    found = graph._find(name)
-    if found is None:
-        found = find_partitioned(graph, name)
+    found = find_partitioned(graph, name) if moved.whole else graph._find(name)
     return found if moved.regularizer is None else RegularizationLoss(found, moved.regularizer)
 
 

@@ -368,14 +368,15 @@ class Graph(Registry):
         return {"excerpt": excerpt, "values": values}
 
     def _packed(self, value: Any) -> tuple[int | str | None, Any]:
-        """Where to look for a value in an unpickled graph, or the value itself."""
+        """Where to look for a value in an unpickled graph, and what for, or the value itself."""
         if isinstance(value, (Variable, PartitionedVariable)) and value.graph is self:
-            return value.path, None
+            return value.path, isinstance(value, PartitionedVariable)
         return None, value
 
     def _unpacked(self, place: int | str | None, value: Any) -> Any:
         if isinstance(place, str):
-            found = self._find(place)
+            # Of the two that a path may have; older pickles do not tell which.
+            found = None if value is True else self._find(place)
             return find_partitioned(self, place) if found is None else found
         return value if place is None else self._handle(place)  # a row, in older pickles
 
