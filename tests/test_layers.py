@@ -18,7 +18,7 @@ LAYERS = [
     {"initializers", "devices"},
     {"variables", "storage", "progress"},
     {"partitioned"},
-    {"creation", "generating", "initialization"},
+    {"creation", "generating", "initialization", "substitution"},
     {"graph", "scopes", "templates"},
     {"summary"},
     {"checkpoint", "plots", "notebooks"},

@@ -1,5 +1,25 @@
 # get_variable, what the layers above register, and the quick way in.
 
+# === What stands for variables ==================================================================
+
+# How many `substitute` are open, in whatever thread: none, and nobody has to look.
+cdef uint64_t substituting = 0
+cdef object entry_for = None               # of `substitution`: a variable to what stands for it
+
+
+def count_substitutions(int step):
+    """Note that one more is open, or one less."""
+    cdef Held held
+    hold(&held, <PyObject *>COMMON)
+    store(substituting, substituting + <uint64_t>step)
+    release(&held)
+
+
+cpdef object substituted(object made):
+    """What stands for a variable here: an entry of a mapping, or the variable."""
+    return entry_for(made) if load(substituting) else made
+
+
 # === get_variable ===============================================================================
 
 cdef extern from *:
@@ -86,6 +106,31 @@ cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, O
                    object regularizer, object trainable, object collections,
                    object caching_device, object partitioner, object validate_shape,
                    object custom_getter, object constraint):
+    """Find or create; what stands for the variable, where something does."""
+    if load(substituting):
+        return all_or_nothing(get_or_withdraw, graph, node, defaults, mode, origin, name, shape,
+                              dtype, initializer, regularizer, trainable, collections,
+                              caching_device, partitioner, validate_shape, custom_getter,
+                              constraint)
+    return get_stored(graph, node, defaults, mode, origin, name, shape, dtype, initializer,
+                      regularizer, trainable, collections, caching_device, partitioner,
+                      validate_shape, custom_getter, constraint)
+
+
+def get_or_withdraw(Registry graph, uint32_t node, Defaults defaults, int mode, Origin origin,
+                    name, shape, dtype, initializer, regularizer, trainable, collections,
+                    caching_device, partitioner, validate_shape, custom_getter, constraint):
+    """The same where an entry that does not fit takes back what was created for it."""
+    return get_stored(graph, node, defaults, mode, origin, name, shape, dtype, initializer,
+                      regularizer, trainable, collections, caching_device, partitioner,
+                      validate_shape, custom_getter, constraint)
+
+
+cdef object get_stored(Registry graph, uint32_t node, Defaults defaults, int mode, Origin origin,
+                       object name, object shape, object dtype, object initializer,
+                       object regularizer, object trainable, object collections,
+                       object caching_device, object partitioner, object validate_shape,
+                       object custom_getter, object constraint):
     """Find or create.  What was asked for before is answered here; the rest by `creation`."""
     cdef Request request
     cdef uint32_t row = NONE
@@ -102,11 +147,11 @@ cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, O
         finally:
             release(&held)
         if made is not None:
-            return made
+            return substituted(made)
     made = create_or_share(graph, graph.path_of(node), defaults, mode, origin_facts(graph, origin),
                            name, shape, dtype, initializer, regularizer, trainable, collections,
                            caching_device, partitioner, validate_shape, custom_getter, constraint)
-    if known and row == NONE and isinstance(made, Handle):
+    if known and row == NONE and (isinstance(made, Handle) or load(substituting)):
         hold(&held, <PyObject *>graph)
         try:
             remember_request(graph, node, <str>name, &request, collections)
@@ -221,15 +266,16 @@ def get_variable(name, shape=None, dtype=None, initializer=None, regularizer=Non
 
 # === The arrows upwards =========================================================================
 
-def register(*, handle, create_or_share_with, dtype_from, default_dtype, attached):
+def register(*, handle, create_or_share_with, dtype_from, default_dtype, attached,
+             substituted_with):
     """Tell the core what only the layers above can know; called once, at import."""
-    global handle_type, create_or_share, as_dtype, float32, attached_graph
+    global handle_type, create_or_share, as_dtype, float32, attached_graph, entry_for
     handle_type = handle
     varscope_keep_store(<PyTypeObject *>handle, <PyTypeObject *>Handle, let_go)
     create_or_share = create_or_share_with
     as_dtype, float32 = dtype_from, default_dtype
     PLAIN.dtype = default_dtype
-    attached_graph = attached
+    attached_graph, entry_for = attached, substituted_with
 
 
 def notebook_html(thing):
@@ -311,6 +357,8 @@ cdef PyObject *quick_get(PyObject *name, PyObject *shape) except? NULL:
     """
     cdef PyThreadState *thread
     cdef Request request
+    if load(substituting):
+        return NULL
     if free_threaded:
         return quick_get_held(name, shape)
     thread = PyThreadState_Get()

@@ -68,6 +68,7 @@ from varscope.scopes import (
     variable_scope,
 )
 from varscope.storage import Arena, Heap, MemoryMapped
+from varscope.substitution import substitute
 from varscope.templates import Template, make_template
 from varscope.variables import Variable
 
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from varscope.checkpoint.plans import Plan
     from varscope.checkpoint.restoring import restore
     from varscope.checkpoint.saving import save
+    from varscope.interop.jax import transform
     from varscope.name_maps import NameMap
 
 __all__ = [
@@ -143,8 +145,10 @@ __all__ = [
     "save",
     "set_random_seed",
     "stamp",
+    "substitute",
     "sum_regularizer",
     "trainable_variables",
+    "transform",
     "truncated_normal",
     "uniform_unit_scaling",
     "variable_axis_size_partitioner",
@@ -166,6 +170,7 @@ _LATE = {
     "plan": "checkpoint.planning",
     "restore": "checkpoint.restoring",
     "save": "checkpoint.saving",
+    "transform": "interop.jax",
 }
 
 

@@ -23,6 +23,7 @@ from varscope._scopecore import (
     Spec,
     all_or_nothing,
     site_text,
+    substituted,
 )
 from varscope.errors import (
     ArgumentTypeError,
@@ -190,7 +191,7 @@ class TrueGetter:
         partitioner: Any = None,
         validate_shape: Any = True,
         constraint: Any = None,
-    ) -> Variable | PartitionedVariable:
+    ) -> Any:
         graph, scope, origin, default_dtype = self._facts
         if not isinstance(name, str):
             raise ArgumentTypeError.of("the name for a getter", "a str", name)
@@ -204,7 +205,7 @@ class TrueGetter:
             reuse, bool(trainable), collections, caching_device, partitioner,
             bool(validate_shape), constraint,
         )  # fmt: skip
-        return resolve(request)
+        return substituted(resolve(request))
 
 
 def resolve(request: VariableRequest) -> Variable | PartitionedVariable:

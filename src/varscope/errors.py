@@ -172,6 +172,14 @@ class NotCallableError(VarscopeError, ValueError):
         )
 
     @classmethod
+    def model(cls, value: object) -> Self:
+        return cls.stating(
+            f"transform needs a function that asks for variables, not {value!r:.100}; write "
+            "varscope.transform(model), without calling it",
+            value=value,
+        )
+
+    @classmethod
     def step(cls, value: object) -> Self:
         return cls.stating(
             f"map_shards needs a function of values and a SaveSliceInfo, not {value!r:.100}; write "
@@ -427,13 +435,51 @@ class DTypeMismatchError(VarscopeError, ValueError):
     @classmethod
     def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
         mend = f"write dtype={str(expected)!r}"
-        if what == "assigned":
+        if what in ("assigned", "substituted"):
             mend = f"convert the values first, as in value.astype({str(expected)!r})"
         return cls.stating(
             f"variable {name} has dtype {expected}, and {given} was {what}; {mend}",
             name=name,
             expected=expected,
             given=given,
+        )
+
+
+class ParameterError(VarscopeError, ValueError):
+    """Parameters of a transformed function that do not tell its variables; `name`, `similar`."""
+
+    name: str
+    similar: list[str]
+
+    @classmethod
+    def missing(cls, name: str, there: list[str]) -> Self:
+        import difflib  # only a message needs it
+
+        similar = difflib.get_close_matches(name, there[:4000], n=3, cutoff=0.5)
+        nearest = f"; nearest that are there: {', '.join(similar)}" if similar else ""
+        return cls.stating(
+            f"the function asks for variable {name}, which is not in params{nearest}; pass what "
+            "init returned for this function, or add the entry",
+            name=name,
+            similar=similar,
+        )
+
+    @classmethod
+    def twice(cls, name: str) -> Self:
+        return cls.stating(
+            f"params has two entries for variable {name}, by its path and in dicts by scope; leave "
+            "one of them out",
+            name=name,
+            similar=[],
+        )
+
+    @classmethod
+    def no_tree(cls, name: str) -> Self:
+        return cls.stating(
+            f"variable {name} does not fit into dicts by scope: another variable has the path of "
+            "its scope, or it that of another's; rename one, or leave out nested=True",
+            name=name,
+            similar=[],
         )
 
 
@@ -607,6 +653,14 @@ class StorageError(VarscopeError, ValueError):
             f"the values of variable {name} lie on a cluster, and there is no memory to share; "
             "read a copy with v.value() or v.numpy(), and write with v.assign(...), v[...] = x or "
             "varscope.interop.dask.map_shards",
+            storage=storage,
+        )
+
+    @classmethod
+    def no_values(cls, storage: object, name: str) -> Self:
+        return cls.stating(
+            f"variable {name} has no values inside apply: they came as parameters; compute with "
+            "what varscope.get_variable returns there",
             storage=storage,
         )
 

@@ -28,6 +28,7 @@ from varscope.generating import told
 from varscope.partitioned import Partition, PartitionedVariable, find_partitioned
 from varscope.regularizers import RegularizationLoss, loss_values
 from varscope.storage import Heap, SlabStorage, Storage, as_storage
+from varscope.substitution import entry_for
 from varscope.variables import Content, Variable
 
 if TYPE_CHECKING:
@@ -648,6 +649,7 @@ register(
     dtype_from=shapes.as_dtype,
     default_dtype=shapes.as_dtype("float32"),
     attached=attached,
+    substituted_with=entry_for,
 )
 replace_default_graph(Graph())
 

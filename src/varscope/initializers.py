@@ -1,4 +1,4 @@
-"""What fills a new variable: callables `(shape, dtype)` to an array.
+"""What fills a new variable: callables `(shape, dtype)` to an array, or those of JAX.
 
 The built-in ones are small frozen objects.  Nearly all of them are, for a variable of some shape,
 a distribution of `randomness`, of which any part can be computed alone.
@@ -711,14 +711,36 @@ def as_value(initializer: Any) -> np.ndarray:
 
 
 def how_to_call(initializer: Callable[..., Any]) -> tuple[bool, frozenset[str]]:
-    """Is its dtype keyword-only, and which of partition_info and key does it take."""
+    """Is its dtype keyword-only, and which of partition_info and key does it take.
+
+    "key first" is among these for an initializer of JAX, `(key, shape, dtype)`.
+    """
     try:
         parameters = inspect.signature(initializer).parameters
     except (TypeError, ValueError):  # a builtin, such as numpy.zeros, does not tell
         return False, frozenset()
+    if list(parameters)[:2] == ["key", "shape"]:
+        return False, frozenset({"key first"})
     dtype = parameters.get("dtype")
     keyword_only = dtype is not None and dtype.kind is inspect.Parameter.KEYWORD_ONLY
     return keyword_only, frozenset({"partition_info", "key"} & set(parameters))
+
+
+def called_as_by_jax(
+    initializer: Callable[..., Any], key: int, shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    """What an initializer `(key, shape, dtype)` returns for a key of JAX made of ours.
+
+    As many of the 128 bits as a key of JAX's current kind has.  It is evaluated here and now, also
+    where JAX traces the function around it.
+    """
+    import jax
+
+    with jax.ensure_compile_time_eval():
+        length = jax.random.key_data(jax.random.key(0)).shape[-1]
+        words = [key >> 32 * i & 0xFFFFFFFF for i in range(length)]
+        wrapped = jax.random.wrap_key_data(np.array(words, np.uint32))
+        return np.asarray(initializer(wrapped, shape, dtype))
 
 
 def drawn_from(spec: Spec, part: Part) -> Distribution | None:
@@ -744,6 +766,8 @@ def values(spec: Spec, key: int, part: Part) -> tuple[np.ndarray, Part]:
     keyword_only, takes = spec.how_to_call
     if "partition_info" not in takes or isinstance(initializer, Initializer) or not part.is_block:
         part = Part.of_whole(part.full_shape)
+    if "key first" in takes:
+        return called_as_by_jax(initializer, key, part.shape, spec.dtype), part
     extra: dict[str, Any] = {}
     if "partition_info" in takes:
         extra["partition_info"] = PartitionInfo(part.full_shape, part.offset)

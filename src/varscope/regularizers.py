@@ -1,6 +1,8 @@
 """Penalties on the values of variables, and the losses that they give.
 
-A regularizer is a callable: the values of a variable to a number, or None for no penalty.
+A regularizer is a callable: the values of a variable to a number, or None for no penalty.  The
+built-in ones take an array of another library as well, such as a tensor that records its gradient
+or a tracer, and then compute with its own operations, in its own dtype.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from varscope._scopecore import substituted
 from varscope.errors import ArgumentTypeError, ArgumentValueError, RegularizerError
 from varscope.flyweights import Flyweight, Settings
 
@@ -47,9 +50,13 @@ class l1_regularizer(Settings, metaclass=Flyweight):
     def __post_init__(self) -> None:
         hold_scale(self, "scale")
 
-    def __call__(self, values: Any) -> float | None:
-        """The penalty; computed in float64 whatever the dtype, None where the scale is 0."""
-        return self.scale * summed(sum_of_sizes, values) if self.scale else None
+    def __call__(self, values: Any) -> Any:
+        """The penalty; of NumPy's arrays computed in float64 whatever the dtype, None where the scale is 0."""
+        if not self.scale:
+            return None
+        if is_foreign(values):
+            return self.scale * abs(values).sum()
+        return self.scale * summed(sum_of_sizes, values)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -71,9 +78,14 @@ class l2_regularizer(Settings, metaclass=Flyweight):
     def __post_init__(self) -> None:
         hold_scale(self, "scale")
 
-    def __call__(self, values: Any) -> float | None:
-        """The penalty; computed in float64 whatever the dtype, None where the scale is 0."""
-        return self.scale * (summed(sum_of_squares, values) / 2) if self.scale else None
+    def __call__(self, values: Any) -> Any:
+        """The penalty; of NumPy's arrays computed in float64 whatever the dtype, None where the scale is 0."""
+        if not self.scale:
+            return None
+        if is_foreign(values):
+            sizes = abs(values) if "complex" in str(values.dtype) else values
+            return self.scale * ((sizes * sizes).sum() / 2)
+        return self.scale * (summed(sum_of_squares, values) / 2)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -97,11 +109,10 @@ class l1_l2_regularizer(Settings, metaclass=Flyweight):
         hold_scale(self, "scale_l1")
         hold_scale(self, "scale_l2")
 
-    def __call__(self, values: Any) -> float | None:
-        """The penalty; computed in float64 whatever the dtype, None where both scales are 0."""
+    def __call__(self, values: Any) -> Any:
+        """The penalty; of NumPy's arrays computed in float64 whatever the dtype, None where both scales are 0."""
         both = l1_regularizer(self.scale_l1), l2_regularizer(self.scale_l2)
-        penalty: float | None = total_of(both, np.asarray(values))
-        return penalty
+        return total_of(both, values if is_foreign(values) else np.asarray(values))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -166,6 +177,13 @@ def hold_scale(regularizer: Any, field: str) -> None:
     if not 0 <= scale < math.inf:
         raise ArgumentValueError.of(what, "a finite number that is not negative", value)
     object.__setattr__(regularizer, field, scale + 0.0)  # which makes -0.0 the same as 0.0
+
+
+def is_foreign(values: Any) -> bool:
+    """Whether these are an array of another library, which NumPy may not be able to read."""
+    if isinstance(values, (np.ndarray, np.generic)) or isinstance(values, NDArrayOperatorsMixin):
+        return False
+    return hasattr(values, "dtype") and hasattr(values, "sum")
 
 
 def sum_of_sizes(block: np.ndarray) -> Any:
@@ -235,7 +253,10 @@ class RegularizationLoss(NDArrayOperatorsMixin):
 
     def value(self) -> Any:
         """The penalty on the current values: a number, 0.0 where the regularizer returns None."""
-        penalty = self.regularizer(self.variable._read)  # wherever a copy lies
+        values = substituted(self.variable)
+        if values is self.variable:
+            values = values._read  # wherever a copy lies
+        penalty = self.regularizer(values)
         if penalty is None:
             return 0.0
         if getattr(penalty, "ndim", 0):

@@ -1,0 +1,127 @@
+"""`substitute`: arrays of any library in place of variables, by path.
+
+What a model asks for is looked up, created and checked as ever; then the entry of a mapping is
+returned in place of the variable.  So a function that was written with scopes computes on whatever
+stands in the mapping: tensors that record their gradient, or the tracers of a compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from varscope import shapes
+from varscope._scopecore import count_substitutions
+from varscope.errors import ArgumentTypeError, DTypeMismatchError, ShapeMismatchError
+from varscope.variables import Valued
+
+# The mappings that are open here, the innermost first.  Tasks and the threads of `asyncio` have
+# those of whoever started them, as with every context variable.
+_open: ContextVar[tuple[Mapping[str, Any], ...]] = ContextVar("varscope_substitution", default=())
+
+
+class substitute:
+    """A context manager in which `get_variable` returns what a mapping has in place of variables.
+
+    A variable is found or created as ever, with the same errors.  Where the mapping has its path,
+    that entry is returned: an array of any library, with the variable's shape and dtype.  What it
+    lacks is returned as it is, or by the next `substitute` further out.  Custom getters get the
+    entry too, and regularization losses are computed on it.  Nothing is written to the variable,
+    and its own values are not made.
+
+    Parameters
+    ----------
+    mapping : mapping of str to array
+        By the paths of variables, without ":0".  Of a variable in parts the whole counts: one
+        entry of its shape, under its path.  Entries have a `shape` and a `dtype`.
+
+    Raises
+    ------
+    ArgumentTypeError : TypeError
+        What was given is no mapping; and by `get_variable` where an entry is no array.
+    ShapeMismatchError, DTypeMismatchError : ValueError
+        By `get_variable`: an entry is not what the variable is.  A variable that this call would
+        have created is not there then.
+
+    >>> import numpy as np, varscope as vs
+    >>> def layer(x):
+    ...     return x @ vs.get_variable("w", [2, 2])
+    >>> with vs.substitute({"layer/w": np.eye(2, dtype="float32")}):
+    ...     with vs.variable_scope("layer"):
+    ...         layer(np.array([3.0, 4.0]))
+    array([3., 4.])
+    """
+
+    def __init__(self, mapping: Mapping[str, Any]) -> None:
+        if not isinstance(mapping, Mapping):
+            raise ArgumentTypeError.of("mapping", "a dict of paths and arrays", mapping)
+        self._mapping = mapping
+        self._tokens: list[Token[tuple[Mapping[str, Any], ...]]] = []
+
+    def __enter__(self) -> Mapping[str, Any]:
+        self._tokens.append(_open.set((self._mapping, *_open.get())))
+        count_substitutions(1)
+        return self._mapping
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        count_substitutions(-1)
+        _open.reset(self._tokens.pop())
+
+
+def entry_for(made: Any) -> Any:
+    """What stands for a variable here: an entry that fits it, or itself."""
+    mappings = _open.get()
+    if not mappings or not isinstance(made, Valued):
+        return made
+    path = made.path
+    for mapping in mappings:
+        try:
+            entry = mapping[path]
+        except KeyError:
+            continue
+        check(made, path, entry)
+        return entry
+    return made
+
+
+def check(variable: Valued, path: str, entry: Any) -> None:
+    """Refuse an entry that is not what the variable is."""
+    try:
+        shape, dtype = entry.shape, entry.dtype
+    except AttributeError:
+        raise ArgumentTypeError.of(
+            f"what stands for variable {path}", "an array with a shape and a dtype", entry
+        ) from None
+    expected = variable.shape
+    shape = tuple(shape)
+    if shape != expected and not shapes.is_compatible(expected, shape):
+        raise ShapeMismatchError.of(path, expected, shape, "substituted")
+    if as_numpy_dtype(dtype) != variable.dtype:
+        raise DTypeMismatchError.of(path, variable.dtype, dtype, "substituted")
+
+
+@lru_cache(256)
+def as_numpy_dtype(dtype: Any) -> np.dtype | None:
+    """NumPy's dtype for that of another library; None where it has none.
+
+    Those of PyTorch are called `torch.float32`, and so on.
+    """
+    if isinstance(dtype, np.dtype):
+        return dtype
+    try:
+        return shapes.as_dtype(str(dtype).rpartition(".")[2])
+    except TypeError:
+        return None
+
+
+__all__ = ["substitute"]
