@@ -759,8 +759,8 @@ def test_devices_of(library):
     """
     if importlib.util.find_spec(library) is None:
         if os.environ.get("VARSCOPE_TEST_LARGE") == "1":
-            pytest.fail(f"{library} is not installed: pip install '.[test-devices]'")
-        pytest.skip(f"{library} is not installed: pip install '.[test-devices]'")
+            pytest.fail(f"{library} is not installed: pip install '.[test-libraries]'")
+        pytest.skip(f"{library} is not installed: pip install '.[test-libraries]'")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", library,
          str(Path(__file__).with_name("device_libraries.py"))],

@@ -1,6 +1,5 @@
 """README.md and docs/: every example runs, every link leads somewhere."""
 
-import doctest
 import os
 import re
 import shutil
@@ -8,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import examples
 import pytest
 from requires import on_posix, require, require_large
 
@@ -18,19 +18,10 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 WITH_EXAMPLES = [page for page in PAGES if ">>> " in page.read_text(encoding="utf-8")]
 FOLDERS = {"tensorflow1.md": {"old": "tests/data/tf1_checkpoints/plain"}}
-OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE  # long messages are wrapped on a page
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^][]+\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-
-
-class Checker(doctest.OutputChecker):
-    """On a page, code stands in the file model.py; here doctest runs it."""
-
-    def check_output(self, want, got, optionflags):
-        got = re.sub(r"<doctest [^>]+>", "model.py", got)
-        return super().check_output(want, got, optionflags)
 
 
 def python_only(text):
@@ -76,20 +67,11 @@ def test_examples(page, tmp_path, monkeypatch):
     """In a folder with what the page speaks of, in which it may leave files."""
     if page.name == "plots.md":
         require_large("plotly", '"varscope-core[plots]"')
-    if page.name == "clusters.md":
-        require_large("distributed", '"varscope-core[dask]"')
     for name, source in FOLDERS.get(page.name, {}).items():
         shutil.copytree(ROOT / source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    if re.search(r"v[sd]\.save\(|from safetensors", text):
-        require("safetensors", '"varscope-core[checkpoints]"')
-    test = doctest.DocTestParser().get_doctest(python_only(text), {}, page.name, str(page), 0)
-    assert len(test.examples) == len(re.findall(r"^>>> ", text, re.MULTILINE))
-    report = []
-    runner = doctest.DocTestRunner(Checker(), verbose=False, optionflags=OPTIONS)
-    runner.run(test, out=report.append)
-    assert not report, "".join(report)
+    examples.check(python_only(text), page.name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))

@@ -1,8 +1,13 @@
 """What of other libraries can be imported where they are not installed, and what it says then."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from requires import require_large
 
 import varscope as vs
 from varscope.interop import dask as vd
@@ -29,3 +34,25 @@ def test_without_dask_there_is_an_error_that_says_how_to_get_it(monkeypatch, mis
 def test_a_public_name_says_what_it_is(name):
     assert (getattr(vd, name).__doc__ or "").strip()
     assert getattr(vd, name).__module__.startswith("varscope.interop.dask")
+
+
+@pytest.mark.parametrize(("file", "libraries"), [("jax_functions.py", ["jax", "optax"])])
+def test_beside_a_library_that_starts_threads(file, libraries):
+    """In a process of its own: with those a process should not fork, as other tests do."""
+    for library in libraries:
+        require_large(library, '"varscope-core[test-libraries]"')
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+         str(Path(__file__).with_name(file))],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_jax_there_is_an_error_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    init, apply = vs.transform(lambda: vs.get_variable("w", [2]))
+    with pytest.raises(ImportError, match=r'pip install "varscope-core\[jax\]"'):
+        init(0)
+    entry = np.zeros(2, "float32")
+    assert apply({"w": entry}) is entry  # which needs no JAX

@@ -6,6 +6,7 @@ a distribution of `randomness`, of which any part can be computed alone.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -734,8 +735,7 @@ def called_as_by_jax(
     As many of the 128 bits as a key of JAX's current kind has.  It is evaluated here and now, also
     where JAX traces the function around it.
     """
-    import jax
-
+    jax = importlib.import_module("jax")  # whose initializer this is
     with jax.ensure_compile_time_eval():
         length = jax.random.key_data(jax.random.key(0)).shape[-1]
         words = [key >> 32 * i & 0xFFFFFFFF for i in range(length)]

@@ -51,7 +51,10 @@ class l1_regularizer(Settings, metaclass=Flyweight):
         hold_scale(self, "scale")
 
     def __call__(self, values: Any) -> Any:
-        """The penalty; of NumPy's arrays computed in float64 whatever the dtype, None where the scale is 0."""
+        """The penalty, None where the scale is 0.
+
+        Of NumPy's arrays it is computed in float64 whatever their dtype.
+        """
         if not self.scale:
             return None
         if is_foreign(values):
@@ -79,7 +82,10 @@ class l2_regularizer(Settings, metaclass=Flyweight):
         hold_scale(self, "scale")
 
     def __call__(self, values: Any) -> Any:
-        """The penalty; of NumPy's arrays computed in float64 whatever the dtype, None where the scale is 0."""
+        """The penalty, None where the scale is 0.
+
+        Of NumPy's arrays it is computed in float64 whatever their dtype.
+        """
         if not self.scale:
             return None
         if is_foreign(values):
@@ -110,7 +116,10 @@ class l1_l2_regularizer(Settings, metaclass=Flyweight):
         hold_scale(self, "scale_l2")
 
     def __call__(self, values: Any) -> Any:
-        """The penalty; of NumPy's arrays computed in float64 whatever the dtype, None where both scales are 0."""
+        """The penalty, None where both scales are 0.
+
+        Of NumPy's arrays it is computed in float64 whatever their dtype.
+        """
         both = l1_regularizer(self.scale_l1), l2_regularizer(self.scale_l2)
         return total_of(both, values if is_foreign(values) else np.asarray(values))
 
@@ -181,7 +190,7 @@ def hold_scale(regularizer: Any, field: str) -> None:
 
 def is_foreign(values: Any) -> bool:
     """Whether these are an array of another library, which NumPy may not be able to read."""
-    if isinstance(values, (np.ndarray, np.generic)) or isinstance(values, NDArrayOperatorsMixin):
+    if isinstance(values, (np.ndarray, np.generic, NDArrayOperatorsMixin)):
         return False
     return hasattr(values, "dtype") and hasattr(values, "sum")
 

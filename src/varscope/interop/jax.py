@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from varscope import shapes
@@ -18,9 +19,8 @@ from varscope.errors import (
     StorageError,
 )
 from varscope.graph import Graph
-from varscope.storage import Heap
+from varscope.storage import Heap, Variable
 from varscope.substitution import substitute
-from varscope.variables import Variable
 
 MAKE_IT = 'varscope.transform needs jax: pip install "varscope-core[jax]"'
 
@@ -99,6 +99,14 @@ def transform(function: Callable[..., Any], nested: bool = False) -> Transformed
     return Transformed(init, apply)
 
 
+def library() -> Any:
+    """JAX."""
+    try:
+        return import_module("jax")
+    except ImportError as error:
+        raise ImportError(MAKE_IT) from error
+
+
 class FirstValues(dict[str, Any]):
     """Arrays of JAX with the first values of variables, each made when it is asked for."""
 
@@ -106,13 +114,9 @@ class FirstValues(dict[str, Any]):
         self._graph = graph
 
     def __missing__(self, path: str) -> Any:
-        try:
-            import jax
-        except ImportError as error:
-            raise ImportError(MAKE_IT) from error
         values = self._graph[path]._read
         try:
-            self[path] = Jax().put(jax, None, "jax", values)
+            self[path] = Jax().put(library(), None, "jax", values)
         except DeviceError as error:
             raise DeviceError.of_variable(path, error) from error.__cause__
         return self[path]
