@@ -2,7 +2,10 @@
 
 # === What stands for variables ==================================================================
 
-# How many `substitute` are open, in whatever thread: none, and nobody has to look.
+# The mappings of `substitute` that are open here, the innermost first.  Tasks and the threads of
+# `asyncio` have those of whoever started them, as with every context variable.
+substitutions = PyContextVar_New("varscope_substitutions", NULL)
+# How many are open, in whatever thread: none, and nobody has to look.
 cdef uint64_t substituting = 0
 cdef object entry_for = None               # of `substitution`: a variable to what stands for it
 
@@ -18,6 +21,40 @@ def count_substitutions(int step):
 cpdef object substituted(object made):
     """What stands for a variable here: an entry of a mapping, or the variable."""
     return entry_for(made) if load(substituting) else made
+
+
+cdef object known_entry(Registry graph, uint32_t node, str name, Request *request):
+    """An entry that plainly is what the variable is or will be, or None: look closer.
+
+    Of a dict alone, which runs nobody's code when it is asked.
+    """
+    cdef PyObject *value = NULL
+    cdef Spec spec = None
+    cdef uint32_t id
+    cdef Held held
+    PyContextVar_Get(substitutions, NULL, &value)
+    if value == NULL:
+        return None
+    mappings = <tuple>value
+    Py_XDECREF(value)
+    if not mappings or type(mappings[0]) is not dict:
+        return None
+    hold(&held, <PyObject *>graph)
+    try:
+        id = graph.requests.find(request)
+        if id != NONE:
+            spec = <Spec>graph.specs[id]
+            path = graph.path_of(node)
+    finally:
+        release(&held)
+    if spec is None:
+        return None
+    entry = (<dict>mappings[0]).get(f"{path}/{name}" if path else name)
+    if entry is None:
+        return None
+    if getattr(entry, "dtype", None) is spec.dtype and getattr(entry, "shape", None) == spec.shape:
+        return entry
+    return None
 
 
 # === get_variable ===============================================================================
@@ -101,20 +138,42 @@ cdef inline void fill_request(Request *request, Defaults defaults, object dtype,
     request.parts[6], request.parts[7] = <PyObject *>validate_shape, <PyObject *>constraint
 
 
+cdef inline bint plain(Defaults defaults, object name, object shape, object partitioner,
+                       object custom_getter, Request *request) noexcept:
+    """Whether no function of the user has a say; the shape is read into the request then."""
+    return (defaults.custom_getter is None and defaults.partitioner is None
+            and custom_getter is None and partitioner is None
+            and PyUnicode_CheckExact(name) and dims_of(shape, request))
+
+
 cdef object get_in(Registry graph, uint32_t node, Defaults defaults, int mode, Origin origin,
                    object name, object shape, object dtype, object initializer,
                    object regularizer, object trainable, object collections,
                    object caching_device, object partitioner, object validate_shape,
                    object custom_getter, object constraint):
     """Find or create; what stands for the variable, where something does."""
-    if load(substituting):
-        return all_or_nothing(get_or_withdraw, graph, node, defaults, mode, origin, name, shape,
-                              dtype, initializer, regularizer, trainable, collections,
-                              caching_device, partitioner, validate_shape, custom_getter,
-                              constraint)
-    return get_stored(graph, node, defaults, mode, origin, name, shape, dtype, initializer,
-                      regularizer, trainable, collections, caching_device, partitioner,
-                      validate_shape, custom_getter, constraint)
+    cdef Request request
+    cdef uint32_t row = NONE
+    cdef Held held
+    if not load(substituting):
+        return get_stored(graph, node, defaults, mode, origin, name, shape, dtype, initializer,
+                          regularizer, trainable, collections, caching_device, partitioner,
+                          validate_shape, custom_getter, constraint)
+    if plain(defaults, name, shape, partitioner, custom_getter, &request):
+        fill_request(&request, defaults, dtype, initializer, regularizer, trainable, collections,
+                     caching_device, validate_shape, constraint)
+        entry = known_entry(graph, node, <str>name, &request)
+        if entry is not None:
+            hold(&held, <PyObject *>graph)
+            try:
+                made = get_known(graph, node, mode, <str>name, &request, &row)
+            finally:
+                release(&held)
+            if made is not None:
+                return entry
+    return all_or_nothing(get_or_withdraw, graph, node, defaults, mode, origin, name, shape, dtype,
+                          initializer, regularizer, trainable, collections, caching_device,
+                          partitioner, validate_shape, custom_getter, constraint)
 
 
 def get_or_withdraw(Registry graph, uint32_t node, Defaults defaults, int mode, Origin origin,
@@ -135,9 +194,7 @@ cdef object get_stored(Registry graph, uint32_t node, Defaults defaults, int mod
     cdef Request request
     cdef uint32_t row = NONE
     cdef Held held
-    cdef bint known = (defaults.custom_getter is None and defaults.partitioner is None
-                       and custom_getter is None and partitioner is None
-                       and PyUnicode_CheckExact(name) and dims_of(shape, &request))
+    cdef bint known = plain(defaults, name, shape, partitioner, custom_getter, &request)
     if known:
         fill_request(&request, defaults, dtype, initializer, regularizer, trainable, collections,
                      caching_device, validate_shape, constraint)

@@ -5,7 +5,7 @@ import gc as gc
 import os as os
 import sys
 import weakref as weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import ModuleType, TracebackType
 from typing import (
     Any,
@@ -343,6 +343,8 @@ def register(
     attached: Callable[[Any], Registry | None],
     substituted_with: Callable[[Any], Any],
 ) -> None: ...
+substitutions: contextvars.ContextVar[tuple[Mapping[str, Any], ...]]
+
 def count_substitutions(step: int) -> None: ...
 def substituted(made: Any) -> Any: ...
 def notebook_html(thing: object) -> str | None: ...

@@ -8,7 +8,7 @@ stands in the mapping: tensors that record their gradient, or the tracers of a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar, Token
+from contextvars import Token
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -16,14 +16,9 @@ from typing import Any
 import numpy as np
 
 from varscope import shapes
-from varscope._scopecore import count_substitutions
+from varscope._scopecore import count_substitutions, substitutions
 from varscope.errors import ArgumentTypeError, DTypeMismatchError, ShapeMismatchError
 from varscope.variables import Valued
-
-# The mappings that are open here, the innermost first.  Tasks and the threads of `asyncio` have
-# those of whoever started them, as with every context variable.
-_open: ContextVar[tuple[Mapping[str, Any], ...]] = ContextVar("varscope_substitution", default=())
-
 
 class substitute:
     """A context manager in which `get_variable` returns what a mapping has in place of variables.
@@ -64,7 +59,7 @@ class substitute:
         self._tokens: list[Token[tuple[Mapping[str, Any], ...]]] = []
 
     def __enter__(self) -> Mapping[str, Any]:
-        self._tokens.append(_open.set((self._mapping, *_open.get())))
+        self._tokens.append(substitutions.set((self._mapping, *substitutions.get(()))))
         count_substitutions(1)
         return self._mapping
 
@@ -75,12 +70,12 @@ class substitute:
         traceback: TracebackType | None,
     ) -> None:
         count_substitutions(-1)
-        _open.reset(self._tokens.pop())
+        substitutions.reset(self._tokens.pop())
 
 
 def entry_for(made: Any) -> Any:
     """What stands for a variable here: an entry that fits it, or itself."""
-    mappings = _open.get()
+    mappings = substitutions.get(())
     if not mappings or not isinstance(made, Valued):
         return made
     path = made.path

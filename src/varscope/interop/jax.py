@@ -92,8 +92,12 @@ def transform(function: Callable[..., Any], nested: bool = False) -> Transformed
         return nest(values) if nested else dict(values)
 
     def apply(params: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Any:
-        entries = Parameters(flattened(params))
-        with Graph(0, Nowhere()).as_default(), substitute(entries):
+        entries = flattened(params)
+        with (
+            Graph(0, Nowhere()).as_default(),
+            substitute(Missing(entries)),
+            substitute(entries),
+        ):
             return function(*args, **kwargs)
 
     return Transformed(init, apply)
@@ -122,11 +126,14 @@ class FirstValues(dict[str, Any]):
         return self[path]
 
 
-class Parameters(dict[str, Any]):
-    """What stands for all variables of a function: one that is not there is an error."""
+class Missing(dict[str, Any]):
+    """Nothing stands for any variable: that it is asked for is an error."""
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self._there = entries
 
     def __missing__(self, path: str) -> Any:
-        raise ParameterError.missing(path, list(self))
+        raise ParameterError.missing(path, list(self._there))
 
 
 class Nowhere(Heap):
@@ -143,7 +150,7 @@ def flattened(params: Mapping[str, Any]) -> dict[str, Any]:
     """Entries by path, of a dict of dicts by scope too."""
     if not isinstance(params, Mapping):
         raise ArgumentTypeError.of("params", "a dict of paths and arrays", params)
-    if not any(type(value) is dict or isinstance(value, Mapping) for value in params.values()):
+    if not any(issubclass(kind, Mapping) for kind in set(map(type, params.values()))):
         return dict(params)
     found: dict[str, Any] = {}
     for path, value in leaves_of(params):
