@@ -273,6 +273,20 @@ def test_all_values_of_all_dtypes_are_kept(opset, dtypes, data, tmp_path_factory
                 assert same(outcome, arrays[name.removesuffix("_out")])
 
 
+def test_a_runtime_reads_narrow_dtypes_as_they_are(tmp_path):
+    model, wanted = vo.Builder(), {}
+    for dtype in DTYPES[DTYPES.index("float16") :]:
+        if "complex" not in dtype:
+            array = np.array([[0, 1, 2], [3, 4, 5]], getattr(ml_dtypes, dtype, dtype))
+            wanted[f"{dtype}_out"] = array.astype(np.float32)
+            value = model.node("Cast", variable(dtype, array), to=onnx.TensorProto.FLOAT)
+            model.output(f"{dtype}_out", value)
+    model.save(tmp_path / "m.onnx", size_threshold=1)
+    for outcome in (run(model.make_model()), run(str(tmp_path / "m.onnx"))):
+        assert outcome.keys() == wanted.keys()
+        assert all(same(outcome[name], array) for name, array in wanted.items())
+
+
 @pytest.mark.parametrize("dtype", [">f4", ">i8", ">c16"])
 def test_values_in_the_other_byte_order_are_turned(dtype, tmp_path):
     model = vo.Builder()
