@@ -8,9 +8,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from children import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requires import require_large, require_ml_dtypes
+from requires import on_posix, require_large, require_ml_dtypes
 
 import varscope as vs
 from varscope import errors
@@ -727,6 +728,63 @@ def test_values_are_not_held_twice_while_they_are_saved(tmp_path):
     found = stored(onnx.load(tmp_path / "m.onnx"))
     for variable in (v, w, cut):
         assert same(found[variable.op_name], variable.numpy())
+
+
+KILLED = """
+import os, sys
+import numpy as np, onnx, varscope as vs
+from varscope.interop import onnx as vo
+
+path, killed = sys.argv[1], None
+CALLS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir"}
+
+def hook(event, arguments):
+    global killed
+    if killed is not None and event in CALLS:
+        killed -= 1
+        if killed < 0:
+            os._exit(9)
+
+def model(number):
+    builder = vo.Builder(vs.Graph())
+    with builder.graph.as_default():
+        for name, size in [("a", 3000), ("b", 3), ("c", 5000)]:
+            v = vs.get_variable(name, [size], initializer=vs.constant(number))
+            builder.output(name.upper(), v)
+    return builder
+
+def held():
+    values = [onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer]
+    [number] = set(np.concatenate(values).tolist())
+    return number
+
+sys.addaudithook(hook)
+model(0).save(path)
+before, kills, changed = 0, 0, 0
+while True:
+    child = os.fork()
+    if child == 0:
+        killed = kills
+        model(before + 1).save(path)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        break
+    assert held() in (before, before + 1)
+    changed += held() != before
+    before, kills = held(), kills + 1
+assert held() == before + 1
+print(kills, changed, *sorted(name.partition(".onnx")[2][-5:] for name in os.listdir(".")))
+"""
+
+
+@on_posix
+@pytest.mark.slow
+def test_a_save_that_is_killed_leaves_one_whole_model(tmp_path):
+    done = python(KILLED, "m.onnx", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    kills, changed, *left = done.stdout.split()
+    assert int(kills) > 8 and int(changed) > 0
+    assert left == [".data"]
 
 
 @pytest.mark.slow

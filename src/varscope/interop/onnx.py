@@ -305,8 +305,9 @@ class Builder:
         least = shapes.as_int("size_threshold", size_threshold, expected)
         if least < 1:
             raise ArgumentValueError.of("size_threshold", expected, size_threshold)
-        large = [name for name, source in self._tensors.items() if external_size(source) >= least]
-        self._check_size([name for name in self._tensors if name not in set(large)])
+        tensors = self._tensors.items()
+        large = {name for name, source in tensors if external_size(source) >= least}
+        self._check_size([name for name in self._tensors if name not in large])
         self._initialize()
         ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.data")
 
@@ -322,22 +323,19 @@ class Builder:
 
         with workplace(target.parent, target.name) as place:
             data = f"{target.name}.{place.token}.data"
-            with told_of(target):
-                if large:
-                    with open(place.path / data, "wb") as file:
-                        beside = {name: self._written(name, file, data) for name in large}
-                        finish_file(file, place)
-                else:
-                    beside = {}
+            with told_of(target), open(place.path / data, "wb") as file:
                 model = self._model(
                     [
-                        beside.get(name) or tensor_of(name, source)
-                        for name, source in self._tensors.items()
+                        self._written(name, file, data)
+                        if name in large
+                        else tensor_of(name, source)
+                        for name, source in tensors
                     ]
                 )
-                with open(place.path / target.name, "wb") as file:
-                    file.write(model.SerializeToString())
-                    finish_file(file, place)
+                finish_file(file, place)
+            with told_of(target), open(place.path / target.name, "wb") as file:
+                file.write(model.SerializeToString())
+                finish_file(file, place)
             names = [data] if large else []
             put_series(place, names, target.name, listed, lambda name: bool(ours.fullmatch(name)))
 
