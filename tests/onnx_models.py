@@ -207,7 +207,7 @@ def test_scopes_are_those_of_the_graph_of_the_builder():
             assert scope.graph is other
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_any_program_of_scopes_gives_unique_names_and_shares_variables(data):
     scopes = st.sampled_from(["a", "b", "Add", "a_1"])
@@ -250,7 +250,7 @@ def bits(dtype):
 
 
 @pytest.mark.parametrize(("opset", "dtypes"), [(21, DTYPES), (25, NARROW)])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_all_values_of_all_dtypes_are_kept(opset, dtypes, data, tmp_path_factory):
     arrays = {dtype: data.draw(bits(dtype)) for dtype in dtypes}

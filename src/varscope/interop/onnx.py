@@ -213,11 +213,10 @@ class Builder:
         >>> with vs.Graph().as_default(), vs.name_scope("head"):
         ...     model = vo.Builder()
         ...     x = model.input("x", [6, 4])
-        ...     model.node("Split", x, outputs=2, num_outputs=2, axis=0)
-        ...     model.node("Reshape", x, np.array([2, -1]))
-        (<Value 'head/Split:0' shape=(3, 4) dtype=float32>, \
-<Value 'head/Split:1' shape=(3, 4) dtype=float32>)
-        <Value 'head/Reshape:0' shape=(2, 12) dtype=float32>
+        ...     left, right = model.node("Split", x, outputs=2, num_outputs=2, axis=0)
+        ...     rows = model.node("Reshape", right, np.array([2, -1]))
+        >>> right.name, rows
+        ('head/Split:1', <Value 'head/Reshape:0' shape=(2, 6) dtype=float32>)
         """
         if not isinstance(op_type, str):
             raise ArgumentTypeError.of(
