@@ -12,6 +12,7 @@ from requires import require, require_large
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE  # long messages are wrapped on a page
 EXTRAS = {"plotly": "plots", "distributed": "dask", "jax": "jax", "optax": "jax"}
+EXTRAS |= {"onnx": "onnx", "onnxruntime": "test-libraries"}
 APART = {"jax", "optax", "torch", "onnx", "onnxruntime"}
 
 

@@ -11,6 +11,7 @@ from requires import require_large
 
 import varscope as vs
 from varscope.interop import dask as vd
+from varscope.interop import onnx as vo
 
 
 @pytest.mark.parametrize("missing", ["distributed", "dask.array"])
@@ -30,20 +31,29 @@ def test_without_dask_there_is_an_error_that_says_how_to_get_it(monkeypatch, mis
         use()
 
 
-@pytest.mark.parametrize("name", vd.__all__)
-def test_a_public_name_says_what_it_is(name):
-    assert (getattr(vd, name).__doc__ or "").strip()
-    assert getattr(vd, name).__module__.startswith("varscope.interop.dask")
+APART = [
+    (["jax_functions.py"], ["jax", "optax"], "not slow"),
+    (["onnx_models.py", "onnx_minilm.py"], ["onnx", "onnxruntime"], "not slow"),
+    (["onnx_models.py", "onnx_minilm.py"], ["onnx", "onnxruntime"], "slow"),
+]
 
 
-@pytest.mark.parametrize(("file", "libraries"), [("jax_functions.py", ["jax", "optax"])])
-def test_beside_a_library_that_starts_threads(file, libraries):
+@pytest.mark.parametrize(
+    ("files", "libraries", "marked"),
+    [
+        pytest.param(
+            *row, id=f"{row[0][0]}-{row[2]}", marks=[pytest.mark.slow] * (row[2] == "slow")
+        )
+        for row in APART
+    ],
+)
+def test_beside_a_library_that_starts_threads(files, libraries, marked):
     """In a process of its own: with those a process should not fork, as other tests do."""
     for library in libraries:
         require_large(library, '"varscope-core[test-libraries]"')
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         str(Path(__file__).with_name(file))],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked,
+         *(str(Path(__file__).with_name(file)) for file in files)],
         env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,3 +66,18 @@ def test_without_jax_there_is_an_error_that_says_how_to_get_it(monkeypatch):
         init(0)
     entry = np.zeros(2, "float32")
     assert apply({"w": entry}) is entry  # which needs no JAX
+
+
+@pytest.mark.parametrize("use", [vo.Builder, lambda: vo.initializers(vs.Graph())])
+def test_without_onnx_there_is_an_error_that_says_how_to_get_it(monkeypatch, use):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "varscope-core\[onnx\]"'):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module in (vd, vo) for name in module.__all__]
+)
+def test_a_public_name_says_what_it_is(module, name):
+    assert (getattr(module, name).__doc__ or "").strip()
+    assert getattr(module, name).__module__.startswith(module.__name__)

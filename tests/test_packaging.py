@@ -258,6 +258,8 @@ def test_the_examples_in_docstrings(test, tmp_path, monkeypatch):
         require_large("plotly", '"varscope-core[plots]"')
     if test.name.startswith("varscope.interop.dask"):
         require_large("distributed", '"varscope-core[dask]"')
+    if test.name.startswith("varscope.interop.onnx"):
+        require_large("onnx", '"varscope-core[onnx]"')
     examples.check(test.docstring, test.name, 0, test.globs)
 
 
