@@ -25,6 +25,7 @@ import varscope.plots
 import varscope.summary
 from varscope.compat import tf1
 from varscope.interop import dask as vd
+from varscope.interop import jax
 from varscope.interop.dask import clients
 from varscope.partitioned import PartitionedVariable
 
@@ -423,6 +424,33 @@ def stamps():
         vs.stamp("a_0", into=["a_1", "a_3"])
 
 
+def asking():
+    with vs.variable_scope("a"):
+        return vs.get_variable("w", [2]), vs.get_variable("b", [2], initializer=vs.zeros)
+
+
+def entries(shape=(2,), dtype="float32"):
+    return {"a/w": np.zeros(shape, dtype), "a/b": np.zeros(shape, dtype)}
+
+
+@program()
+def substituting():
+    regularized = vs.variable_scope("", reuse=vs.AUTO_REUSE, regularizer=vs.l2_regularizer(1.0))
+    with regularized, vs.substitute(entries()), vs.substitute(types.MappingProxyType({})):
+        asking()
+        asking()
+        vs.get_regularization_loss()
+    with contextlib.suppress(ValueError), vs.substitute({"c": np.zeros(3)}):
+        vs.get_variable("c", [2])
+
+
+@program()
+def transforming():
+    apply = vs.transform(asking).apply
+    apply(entries())
+    apply({"a": {"w": np.zeros(2, "float32"), "b": np.zeros(2, "float32")}})
+
+
 @program()
 def initializing():
     vs.initialize([model()["w"]])
@@ -720,6 +748,7 @@ for what in (
     refusal("NotCallableError.custom_getter", what)
 refusal("NotCallableError.partitioner", lambda: get("v", [4], partitioner=5))
 refusal("NotCallableError.regularizer", lambda: get("v", [4], regularizer=5))
+refusal("NotCallableError.model", lambda: vs.transform(5))
 refusal("NotCallableError.step", lambda: vd.map_shards(5, []))
 for result in (5, [2, 2], [0], [5], ["a"], [2, 1]):
     refusal("PartitionerError.bad_result", lambda r=result: made(partitioner=lambda **facts: r))
@@ -997,6 +1026,20 @@ def on_a_cluster():
 def _():
     with on_cluster() as v:
         v.array  # noqa: B018
+
+
+@refusal("StorageError.no_values")
+def _():
+    vs.transform(lambda: asking() and vs.global_variables()[0].value()).apply(entries())
+
+
+refusal("ParameterError.missing", lambda: vs.transform(asking).apply({"a/v": np.zeros(2)}))
+refusal(
+    "ParameterError.twice",
+    lambda: vs.transform(asking).apply({**entries(), "a": {"w": np.zeros(2)}}),
+)
+refusal("ParameterError.no_tree", lambda: jax.nest({"a": 1, "a/b": 2}))
+refusal("ParameterError.no_tree", lambda: jax.nest({"a/b": 2, "a": 1}))
 
 
 @refusal("StorageError.not_copied")
