@@ -732,6 +732,45 @@ cdef str described(Frame frame):
     return f"scope {frame.scope.name!r}" if frame.node != ROOT else "the root scope"
 
 
+def open_frames():
+    """What is open in this thread or task, the outermost first, as plain facts.
+
+    Of each frame: its kind, the call that opened it, its path, its name scope, defaults, reuse,
+    (scope, code, instruction) that switched reuse on, the defaults that were passed, the scope
+    that was jumped to, and the default name.  What was not there is None.  The first one is the
+    root, which becomes no frame by that: nothing is changed.
+    """
+    cdef Frame frame = top_of(current_stack())
+    cdef list found = []
+    cdef bint has_root = False
+    while frame is not None:
+        has_root = frame.kind == BOTTOM
+        found.append(frame_facts(frame))
+        frame = frame.below
+    if not has_root:
+        found.append(("root", None, "", "", PLAIN, False, None, None, None, None))
+    found.reverse()
+    return found
+
+
+cdef tuple frame_facts(Frame frame):
+    cdef ScopeEntry entry = None
+    call = overrides = captured = default_name = None
+    if frame.entry is not None:
+        call = frame.entry.described()
+    if isinstance(frame.entry, ScopeEntry):
+        entry = frame.entry
+        overrides, default_name = entry.overrides, entry.default_name
+        if isinstance(entry.name_or_scope, VariableScope):
+            captured = entry.name_or_scope
+    return (
+        ("opened", "captured", "name scope", "root")[frame.kind], call,
+        frame.graph.path_of(frame.node), frame.graph.name_scope_path_of(frame.name_scope),
+        frame.defaults, (False, True, AUTO_REUSE)[frame.mode],
+        origin_facts(frame.graph, origin_of(frame.scope)), overrides, captured, default_name,
+    )
+
+
 def variable_scope(name_or_scope, default_name=None, values=None, initializer=None,
                    regularizer=None, caching_device=None, partitioner=None, custom_getter=None,
                    reuse=None, dtype=None, *, constraint=None, auxiliary_name_scope=True):

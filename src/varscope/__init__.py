@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from varscope.checkpoint.plans import Plan
     from varscope.checkpoint.restoring import restore
     from varscope.checkpoint.saving import save
+    from varscope.explaining import Explanation, explain
     from varscope.interop.jax import transform
     from varscope.name_maps import NameMap
 
@@ -87,6 +88,7 @@ __all__ = [
     "AUTO_REUSE",
     "Arena",
     "Checkpoint",
+    "Explanation",
     "Graph",
     "GraphKeys",
     "Heap",
@@ -107,6 +109,7 @@ __all__ = [
     "constant",
     "devices",
     "errors",
+    "explain",
     "finish",
     "fixed_size_partitioner",
     "get_collection",
@@ -161,9 +164,11 @@ __version__ = "0.1.0"
 # What many programs never use is imported when it is first asked for: where each name is.
 _LATE = {
     "Checkpoint": "checkpoint.contents",
+    "Explanation": "explaining",
     "NameMap": "name_maps",
     "Plan": "checkpoint.plans",
     "StoredTensor": "checkpoint.contents",
+    "explain": "explaining",
     "finish": "checkpoint.materialising",
     "materialise": "checkpoint.materialising",
     "open": "checkpoint.opening",
