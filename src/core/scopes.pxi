@@ -43,9 +43,10 @@ cdef class VariableScope:
     ('encoder', dtype('float16'), False)
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise errors.ArgumentTypeError(
-            "a VariableScope is made by opening one: with varscope.variable_scope(name) as scope")
+            "a VariableScope is made by opening one; write "
+            "'with varscope.variable_scope(name) as scope:'")
 
     @property
     def name(self):
@@ -65,22 +66,27 @@ cdef class VariableScope:
 
     @property
     def initializer(self):
+        """What makes the first values of variables in this scope; None means by their dtype."""
         return settings_of(self).initializer
 
     @property
     def regularizer(self):
+        """The default regularizer of variables in this scope, or None."""
         return settings_of(self).regularizer
 
     @property
     def caching_device(self):
+        """The default caching device of variables in this scope, or None."""
         return settings_of(self).caching_device
 
     @property
     def partitioner(self):
+        """What cuts variables in this scope into parts, or None."""
         return settings_of(self).partitioner
 
     @property
     def custom_getter(self):
+        """What stands between `get_variable` and the graph in this scope, or None."""
         return settings_of(self).custom_getter
 
     @property
@@ -90,6 +96,7 @@ cdef class VariableScope:
 
     @property
     def constraint(self):
+        """The default constraint of variables in this scope, or None."""
         return settings_of(self).constraint
 
     def reuse_variables(self):
@@ -116,26 +123,33 @@ cdef class VariableScope:
             raise
 
     def set_initializer(self, initializer):
+        """Use this initializer from here on; None goes back to the one of the dtype."""
         self.set_default(0, initializer)
 
     def set_regularizer(self, regularizer):
+        """Use this regularizer from here on; None means none."""
         self.set_default(1, regularizer)
 
     def set_caching_device(self, caching_device):
+        """Use this caching device, or function of a variable, from here on; None means none."""
         self.set_default(2, caching_device)
 
     def set_partitioner(self, partitioner):
+        """Let this partitioner cut variables from here on; None means none."""
         self.set_default(3, partitioner)
 
     def set_custom_getter(self, custom_getter):
+        """Use this custom getter alone from here on; None means none."""
         if custom_getter is not None:
             check_getter(custom_getter)
         self.set_default(4, custom_getter)
 
     def set_dtype(self, dtype):
+        """Use this dtype from here on; None goes back to float32."""
         self.set_default(5, float32 if dtype is None else as_dtype(dtype))
 
     def set_constraint(self, constraint):
+        """Use this constraint from here on; None means none."""
         self.set_default(6, constraint)
 
     cdef int set_default(self, int field, object value) except -1:
@@ -409,6 +423,12 @@ cdef class ScopeEntry:
             leave(self)
         finally:
             leave_graph(self.switch)
+
+    def __getattr__(self, name):
+        # Asked for last, so by nobody who opens a scope.
+        raise AttributeError(
+            f"what variable_scope returns has no {name!r}: the scope is there once it is opened; "
+            f"write 'with {self.described()} as scope:', and scope.{name} inside")
 
     def described(self):
         if isinstance(self.name_or_scope, VariableScope):

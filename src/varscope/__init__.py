@@ -1,4 +1,25 @@
-"""varscope: a fast, trustworthy registry of scopes and names for very large models."""
+"""varscope: a fast, trustworthy registry of scopes and names for very large models.
+
+`variable_scope` opens a scope, a prefix with defaults; `get_variable` creates or shares a variable
+by its name in it.  What is in a graph can be found, initialised, saved and restored:
+
+>>> import varscope as vs
+>>> with vs.variable_scope("layer", initializer=vs.ones):
+...     w = vs.get_variable("w", [2, 3])
+>>> with vs.variable_scope("layer", reuse=True):
+...     vs.get_variable("w") is w
+True
+>>> w.name, w.numpy().sum().item()
+('layer/w:0', 6.0)
+
+| to | ask |
+|---|---|
+| open scopes and ask for variables | `variable_scope`, `get_variable`, `get_variable_scope` |
+| see why one is called so, or refused | `explain`; the errors are in `varscope.errors` |
+| build several models in a program | `Graph`, `make_template`, `stamp` |
+| make the first values of many at once | `initialize`, `set_random_seed` |
+| save and restore | `save`, `restore`, `open`, `plan` |
+"""
 
 from typing import TYPE_CHECKING
 
