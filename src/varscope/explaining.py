@@ -7,9 +7,7 @@ where something would be made.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +69,7 @@ class Explanation:
         The name as an op, which `v.name` shows: the path, or the next free name.
     name_scope : str
         The current name scope, in which ops are named; that of the variable plays no part.
-    settings : mapping from str to Setting
+    settings : dict from str to Setting
         By the name of the argument of `get_variable`: a tuple `(value, given_by)`.
     variable : Variable, PartitionedVariable or None
         The variable of this path, where there is one.
@@ -95,7 +93,7 @@ class Explanation:
     pieces: tuple[Piece, ...]
     op_name: str
     name_scope: str
-    settings: Mapping[str, Setting]
+    settings: dict[str, Setting]
     variable: Variable | PartitionedVariable | None
     outcome: str
     error: VarscopeError | None
@@ -210,7 +208,7 @@ def of_request(name: str) -> Explanation:
     where = f"scope {scope.path!r}" if scope.path else "the root scope"
     return Explanation(
         f"get_variable({name!r}) in {where}", path, pieces_of(frames, name), op_name,
-        scope.name_scope, MappingProxyType(settings), variable, outcome, error, answer,
+        scope.name_scope, settings, variable, outcome, error, answer,
         tuple(notes),
     )  # fmt: skip
 
@@ -412,7 +410,7 @@ def of_variable(variable: Variable | PartitionedVariable) -> Explanation:
     )
     return Explanation(
         f"variable {path}", path, tuple(pieces), variable.op_name, "",
-        MappingProxyType(settings), variable, "there", None, answer, tuple(notes),
+        settings, variable, "there", None, answer, tuple(notes),
     )  # fmt: skip
 
 
