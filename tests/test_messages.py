@@ -31,14 +31,16 @@ def instructs(text):
 # --- every error that the module of errors can make
 
 SITE = ("model.py", 3, "build")
+with vs.Graph().as_default() as GRAPH:
+    FIRST, SECOND = vs.get_variable("first", [1]), vs.get_variable("second", [1])
 SAMPLES = {
     "closed": "scope 'a'",
     "dtype": np.dtype("int8"),
     "error": ValueError("no"),
     "expected": (2, 3),
-    "first": vs.get_variable("first", [1]),
+    "first": FIRST,
     "given": (3, 2),
-    "graph": vs.get_default_graph(),
+    "graph": GRAPH,
     "index": 1,
     "known": ["cpu", "jax:"],
     "lines": ["  a  float32[2]"],
@@ -51,7 +53,7 @@ SAMPLES = {
     "result": np.ones(2),
     "scope": "a",
     "search": lambda: ["a/c"],
-    "second": vs.get_variable("second", [1]),
+    "second": SECOND,
     "shape": (2, 3),
     "site": SITE,
     "storage": vs.Heap(),
