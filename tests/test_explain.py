@@ -205,6 +205,12 @@ def test_a_variable_that_needs_an_initializer():
     assert "initializer=varscope.zeros" in found.answer
 
 
+def test_what_is_substituted():
+    with vs.variable_scope("a"), vs.substitute({"a/w": np.zeros(2, "f4")}):
+        assert "varscope.substitute" in str(vs.explain("w"))
+        assert "varscope.substitute" not in str(vs.explain("v"))
+
+
 def test_a_finalized_graph():
     vs.get_default_graph().finalize()
     assert isinstance(vs.explain("w").error, vs.errors.FinalizedGraphError)

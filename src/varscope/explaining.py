@@ -20,6 +20,7 @@ from varscope._scopecore import (
     get_default_graph,
     open_frames,
     site_text,
+    substitutions,
 )
 from varscope.errors import ArgumentTypeError, FinalizedGraphError, VarscopeError
 from varscope.graph import Graph
@@ -202,6 +203,8 @@ def of_request(name: str) -> Explanation:
         notes.append("note: the custom getter may ask for something else, or return it")
     if op_name != path:
         notes.append(why_renamed(path))
+    if any(path in mapping for mapping in substitutions.get(())):
+        notes.append("note: what is returned is the entry that varscope.substitute was given")
     notes += name_scope_notes(frames)
     if variable is None and scope.path:
         notes += elsewhere(graph, name)

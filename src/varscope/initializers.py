@@ -838,9 +838,9 @@ def as_value(initializer: Any) -> np.ndarray:
 def how_to_call(initializer: Callable[..., Any]) -> tuple[bool, frozenset[str]]:
     """Is its dtype keyword-only, and which of partition_info and key does it take.
 
-    "key first" is among these for an initializer of JAX, `(key, shape, dtype)`.  InitializerError of
-    a function that takes no shape and dtype: of what it raises itself later, nobody could tell that
-    from.
+    "key first" is among these for an initializer of JAX, `(key, shape, dtype)`.  InitializerError
+    of a function that takes no shape and dtype: of what it raises itself later, nobody could tell
+    that from.
     """
     try:
         signature = inspect.signature(initializer)

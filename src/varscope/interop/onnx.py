@@ -433,7 +433,7 @@ class Builder:
             reason = re.sub(r"\[\w+Error\] ", "", str(error)).strip()
             raise ArgumentValueError.stating(
                 f"{op_type} cannot be made of ({given}) and {attributes!r:.200} in opset "
-                f"{self.opset}: {reason}",
+                f"{self.opset}: {reason}; give other inputs or attributes",
                 value=op_type,
             ) from error
         for name in outputs:
