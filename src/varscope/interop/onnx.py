@@ -395,6 +395,7 @@ class Builder:
             "a value of the builder, a variable, a NumPy array such as numpy.array([0, -1]), or "
             "None for one that is left out",
             value,
+            "write numbers as an array",
         )
 
     def _inferred(
@@ -463,6 +464,7 @@ class Builder:
                 f"an operator of opset {self.opset}"
                 + (f", such as {' or '.join(map(repr, similar))}" if similar else ""),
                 op_type,
+                "write its name as ONNX spells it",
             ) from None
 
     def _check_name(self, name: Any, what: str) -> None:
