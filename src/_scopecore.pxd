@@ -454,6 +454,7 @@ cdef class Registry:
     cdef int use(self, const NameScopeRef *scope, uint32_t name, uint32_t counter) except -1
     cdef void give_back(self, const NameScopeRef *scope) noexcept
     cdef int unique(self, NameScopeRef *scope, str name, bint mark) except -1
+    cdef uint32_t counted(self, list above, str leaf) except? 0
     cdef int settle(self, NameScopeRef *scope) except -1
     cdef int step(self, NameScopeRef *scope, uint32_t name) except -1
     cdef int locate_op(self, NameScopeRef *scope, str path) except -1

@@ -107,6 +107,21 @@ def scopes():
         assert again.initializer is vs.zeros
 
 
+@program()
+def what_explains_a_name():
+    v = vs.get_variable("a/v", [2])
+    parts = vs.get_variable("parts", [4], partitioner=vs.fixed_size_partitioner(2))
+    with vs.variable_scope("a", dtype="float16", reuse=True) as a, vs.name_scope("n"):
+        a.set_initializer(vs.zeros)
+        assert isinstance(vs.explain("v").error, vs.errors.DTypeMismatchError)
+        assert isinstance(vs.explain("w").error, vs.errors.VariableMissingError)
+    with vs.variable_scope(None, "a"), vs.variable_scope(a):
+        found = vs.explain("v")
+    assert isinstance(found, vs.Explanation) and str(found)
+    for each in (v, parts, parts[0], "a/v", "parts", "new"):
+        assert str(vs.explain(each))
+
+
 @program("VariableScope")
 def what_is_set_on_a_scope():
     def getter(getter, *arguments, **options):
@@ -1157,7 +1172,7 @@ def _():
     vs.finish(vs.plan(vs.get_default_graph(), FOLDER / "other", workers=1))
 
 
-@refusal("WithdrawnError")
+@refusal("WithdrawnError.of")
 def _():
     kept = []
 

@@ -244,7 +244,7 @@ def test_a_name_that_is_taken_stays_what_it_is(builder):
 
 def test_a_missing_file(tmp_path):
     refused(build(tmp_path / "missing.py"), "no such file", "missing.py")
-    refused(build(f"{tmp_path / 'missing.py'}:small"), "no such file", "missing.py\n")
+    refused(build(f"{tmp_path / 'missing.py'}:small"), "no such file", "missing.py; ")
 
 
 def test_a_folder(tmp_path):

@@ -179,7 +179,7 @@ def test_two_stars_are_a_component_of_their_own(pattern):
     (part,) = (part for part in pattern.split("/") if "**" in part)
     with pytest.raises(errors.InvalidNameError) as caught:
         vs.Graph().find(pattern)
-    words = f"pattern {pattern!r}: '**' must be a component of its own, as in 'a/**/w'"
+    words = f"pattern {pattern!r}: '**' must be a component of its own; write it so, as in 'a/**/w'"
     assert str(caught.value) == words
     assert part in caught.value.args or caught.value.__dict__
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"creation", "generating", "initialization", "substitution"},
     {"graph", "scopes", "templates"},
     {"summary"},
-    {"checkpoint", "plots", "notebooks"},
+    {"checkpoint", "plots", "notebooks", "explaining"},
     {"interop", "compat", "cli"},
     {"__main__"},
 ]

@@ -624,7 +624,7 @@ def test_a_file_of_another_length_is_refused(tmp_path):
     [place] = site(tmp_path / "model")
     data = place / plan.pieces(1)[-1].file
     data.write_bytes(b"something else")
-    with pytest.raises(CheckpointError, match=r"has 14 bytes, not .*: remove it"):
+    with pytest.raises(CheckpointError, match=r"has 14 bytes, not .*; remove it"):
         fill(plan, [1])
     data.unlink()
     fill(plan, [1])

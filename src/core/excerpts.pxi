@@ -374,7 +374,8 @@ cdef class Excerpt:
         for place, name, _ in self.wholes:
             good &= 0 <= place < self.place_count and 0 <= name < names
         if not good:
-            raise ValueError("what was pickled of a graph does not fit together")
+            raise ValueError(
+                "what was pickled of a graph does not fit together; pickle the graph again")
         self.look_at_rows()
         return 0
 
@@ -401,7 +402,7 @@ cdef void *unpacked(bytes packed, size_t size, uint32_t *count) except NULL:
     cdef size_t i, length = len(packed) // 4
     cdef uint32_t *values
     if <size_t>len(packed) % size or len(packed) // size >= NONE:
-        raise ValueError("what was pickled of a graph was cut")
+        raise ValueError("what was pickled of a graph was cut; pickle the graph again")
     values = numbers(length)
     for i in range(length):
         values[i] = (<uint32_t>data[4 * i] | <uint32_t>data[4 * i + 1] << 8

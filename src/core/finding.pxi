@@ -60,8 +60,8 @@ cdef list parts_in_order(str pattern):
     for part in components:
         if "**" in part and part != "**":
             raise errors.InvalidNameError(
-                f"pattern {pattern!r}: '**' must be a component of its own, as in 'a/**/w'",
-                pattern, part)
+                f"pattern {pattern!r}: '**' must be a component of its own; write it so, as in "
+                "'a/**/w'", pattern, part)
         if part == "**":
             deep = True
         elif part == "*":

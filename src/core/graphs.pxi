@@ -217,7 +217,19 @@ cdef str describe_switch(GraphSwitch switch):
 
 
 def get_default_graph():
-    """The current graph: the innermost one entered by `as_default`, else the default one."""
+    """The current graph: the innermost one entered by `as_default`, else the default one.
+
+    Returns
+    -------
+    Graph
+        The one in which `get_variable` finds and creates here.
+
+    >>> import varscope as vs
+    >>> graph = vs.Graph()
+    >>> with graph.as_default():
+    ...     vs.get_default_graph() is graph
+    True
+    """
     return graph_of(current_stack())
 
 

@@ -135,14 +135,14 @@ cdef class Handle:
     cdef inline int made(self) except -1:
         """Refuse one that no graph has made; there is nothing to hold."""
         if self.graph is None:
-            raise errors.ArgumentTypeError("a Variable is made by varscope.get_variable")
+            raise errors.ArgumentTypeError(
+                "a Variable is made by varscope.get_variable; write get_variable('v', [3, 4])")
         return 0
 
     cdef int check(self) except -1:
         self.made()
         if self.row == NONE:
-            raise errors.WithdrawnError(
-                "this variable was withdrawn: what created it raised")
+            raise errors.WithdrawnError.of(None)
         return 0
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):

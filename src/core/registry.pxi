@@ -873,6 +873,42 @@ cdef class Registry:
         return f"{path}/{leaf}" if path else leaf
 
     @cython.critical_section
+    def _next_op_name(self, str path):
+        """What a new variable of this path would be called as an op.
+
+        The same answer as that of `rename`, out of look-ups alone: no node is made for it.
+        """
+        cdef list above = components(exact(path, "name"), True)
+        cdef str leaf = above.pop()
+        cdef uint32_t used = self.counted(above, leaf), number = trailing_number(<PyObject *>leaf)
+        if not used and number and number < self.counted(above, leaf[:leaf.rindex("_")]):
+            used = 1
+        if not used:
+            return path
+        while (self.counted(above, suffixed(leaf, used))
+               or self.find_row(ROOT, suffixed(path, used)) != NONE):
+            used += 1
+        return suffixed(path, used)
+
+    @cython.final
+    cdef uint32_t counted(self, list above, str leaf) except? 0:
+        """The counter of an op name, 0 where nobody took it: `step`, but nothing is made."""
+        cdef uint32_t node = ROOT, index = 0, name, number
+        for part in above:
+            number = 0 if index else trailing_number(<PyObject *>part)
+            if number and len(part) <= LONGEST_NUMBERED:
+                part = part[:part.rindex("_")]
+                index, name = number, self.names.find(<PyObject *>part)
+                name = name if name == NONE else name | FAMILY
+            else:
+                name = self.names.find(<PyObject *>part)
+            node = NONE if name == NONE else self.tree.find(node, name)
+            if node == NONE:
+                return 0
+        name = self.names.find(<PyObject *>leaf)
+        return 0 if name == NONE else self.op_names.get(node, index, name)
+
+    @cython.critical_section
     def unique_name(self, name, mark_as_used=True):
         """A name for an op: `name`, or `name_1`, `name_2`, ..., below the current name scope.
 

@@ -43,9 +43,10 @@ cdef class VariableScope:
     ('encoder', dtype('float16'), False)
     """
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise errors.ArgumentTypeError(
-            "a VariableScope is made by opening one: with varscope.variable_scope(name) as scope")
+            "a VariableScope is made by opening one; write "
+            "'with varscope.variable_scope(name) as scope:'")
 
     @property
     def name(self):
@@ -65,22 +66,27 @@ cdef class VariableScope:
 
     @property
     def initializer(self):
+        """What makes the first values of variables in this scope; None means by their dtype."""
         return settings_of(self).initializer
 
     @property
     def regularizer(self):
+        """The default regularizer of variables in this scope, or None."""
         return settings_of(self).regularizer
 
     @property
     def caching_device(self):
+        """The default caching device of variables in this scope, or None."""
         return settings_of(self).caching_device
 
     @property
     def partitioner(self):
+        """What cuts variables in this scope into parts, or None."""
         return settings_of(self).partitioner
 
     @property
     def custom_getter(self):
+        """What stands between `get_variable` and the graph in this scope, or None."""
         return settings_of(self).custom_getter
 
     @property
@@ -90,6 +96,7 @@ cdef class VariableScope:
 
     @property
     def constraint(self):
+        """The default constraint of variables in this scope, or None."""
         return settings_of(self).constraint
 
     def reuse_variables(self):
@@ -116,26 +123,33 @@ cdef class VariableScope:
             raise
 
     def set_initializer(self, initializer):
+        """Use this initializer from here on; None goes back to the one of the dtype."""
         self.set_default(0, initializer)
 
     def set_regularizer(self, regularizer):
+        """Use this regularizer from here on; None means none."""
         self.set_default(1, regularizer)
 
     def set_caching_device(self, caching_device):
+        """Use this caching device, or function of a variable, from here on; None means none."""
         self.set_default(2, caching_device)
 
     def set_partitioner(self, partitioner):
+        """Let this partitioner cut variables from here on; None means none."""
         self.set_default(3, partitioner)
 
     def set_custom_getter(self, custom_getter):
+        """Use this custom getter alone from here on; None means none."""
         if custom_getter is not None:
             check_getter(custom_getter)
         self.set_default(4, custom_getter)
 
     def set_dtype(self, dtype):
+        """Use this dtype from here on; None goes back to float32."""
         self.set_default(5, float32 if dtype is None else as_dtype(dtype))
 
     def set_constraint(self, constraint):
+        """Use this constraint from here on; None means none."""
         self.set_default(6, constraint)
 
     cdef int set_default(self, int field, object value) except -1:
@@ -409,6 +423,12 @@ cdef class ScopeEntry:
             leave(self)
         finally:
             leave_graph(self.switch)
+
+    def __getattr__(self, name):
+        # Asked for last, so by nobody who opens a scope.
+        raise AttributeError(
+            f"what variable_scope returns has no {name!r}: the scope is there once it is opened; "
+            f"write 'with {self.described()} as scope:', and scope.{name} inside")
 
     def described(self):
         if isinstance(self.name_or_scope, VariableScope):
@@ -730,6 +750,45 @@ cdef str described(Frame frame):
     if frame.kind == NAMING:
         return f"name scope {frame.graph.name_scope_path_of(frame.name_scope)!r}"
     return f"scope {frame.scope.name!r}" if frame.node != ROOT else "the root scope"
+
+
+def open_frames():
+    """What is open in this thread or task, the outermost first, as plain facts.
+
+    Of each frame: its kind, the call that opened it, its path, its name scope, defaults, reuse,
+    (scope, code, instruction) that switched reuse on, the defaults that were passed, the scope
+    that was jumped to, and the default name.  What was not there is None.  The first one is the
+    root, which becomes no frame by that: nothing is changed.
+    """
+    cdef Frame frame = top_of(current_stack())
+    cdef list found = []
+    cdef bint has_root = False
+    while frame is not None:
+        has_root = frame.kind == BOTTOM
+        found.append(frame_facts(frame))
+        frame = frame.below
+    if not has_root:
+        found.append(("root", None, "", "", PLAIN, False, None, None, None, None))
+    found.reverse()
+    return found
+
+
+cdef tuple frame_facts(Frame frame):
+    cdef ScopeEntry entry = None
+    call = overrides = captured = default_name = None
+    if frame.entry is not None:
+        call = frame.entry.described()
+    if isinstance(frame.entry, ScopeEntry):
+        entry = frame.entry
+        overrides, default_name = entry.overrides, entry.default_name
+        if isinstance(entry.name_or_scope, VariableScope):
+            captured = entry.name_or_scope
+    return (
+        ("opened", "captured", "name scope", "root")[frame.kind], call,
+        frame.graph.path_of(frame.node), frame.graph.name_scope_path_of(frame.name_scope),
+        frame.defaults, (False, True, AUTO_REUSE)[frame.mode],
+        origin_facts(frame.graph, origin_of(frame.scope)), overrides, captured, default_name,
+    )
 
 
 def variable_scope(name_or_scope, default_name=None, values=None, initializer=None,

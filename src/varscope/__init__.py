@@ -1,4 +1,25 @@
-"""varscope: a fast, trustworthy registry of scopes and names for very large models."""
+"""varscope: a fast, trustworthy registry of scopes and names for very large models.
+
+`variable_scope` opens a scope, a prefix with defaults; `get_variable` creates or shares a variable
+by its name in it.  What is in a graph can be found, initialised, saved and restored:
+
+>>> import varscope as vs
+>>> with vs.variable_scope("layer", initializer=vs.ones):
+...     w = vs.get_variable("w", [2, 3])
+>>> with vs.variable_scope("layer", reuse=True):
+...     vs.get_variable("w") is w
+True
+>>> w.name, w.numpy().sum().item()
+('layer/w:0', 6.0)
+
+| to | ask |
+|---|---|
+| open scopes and ask for variables | `variable_scope`, `get_variable`, `get_variable_scope` |
+| see why one is called so, or refused | `explain`; the errors are in `varscope.errors` |
+| build several models in a program | `Graph`, `make_template`, `stamp` |
+| make the first values of many at once | `initialize`, `set_random_seed` |
+| save and restore | `save`, `restore`, `open`, `plan` |
+"""
 
 from typing import TYPE_CHECKING
 
@@ -80,6 +101,7 @@ if TYPE_CHECKING:
     from varscope.checkpoint.plans import Plan
     from varscope.checkpoint.restoring import restore
     from varscope.checkpoint.saving import save
+    from varscope.explaining import Explanation, explain
     from varscope.interop.jax import transform
     from varscope.name_maps import NameMap
 
@@ -87,6 +109,7 @@ __all__ = [
     "AUTO_REUSE",
     "Arena",
     "Checkpoint",
+    "Explanation",
     "Graph",
     "GraphKeys",
     "Heap",
@@ -107,6 +130,7 @@ __all__ = [
     "constant",
     "devices",
     "errors",
+    "explain",
     "finish",
     "fixed_size_partitioner",
     "get_collection",
@@ -161,9 +185,11 @@ __version__ = "0.1.0"
 # What many programs never use is imported when it is first asked for: where each name is.
 _LATE = {
     "Checkpoint": "checkpoint.contents",
+    "Explanation": "explaining",
     "NameMap": "name_maps",
     "Plan": "checkpoint.plans",
     "StoredTensor": "checkpoint.contents",
+    "explain": "explaining",
     "finish": "checkpoint.materialising",
     "materialise": "checkpoint.materialising",
     "open": "checkpoint.opening",

@@ -48,6 +48,21 @@ _Reuse: TypeAlias = Literal[True] | AutoReuse
 _Site: TypeAlias = tuple[str, int, str]  # file, line, function
 _SiteFacts: TypeAlias = tuple[Any, int] | _Site  # a code object and an instruction, or the text
 
+# kind, call, path, name scope, defaults, reuse, what switched it on, overrides, captured scope,
+# default name
+_FrameFacts: TypeAlias = tuple[
+    str,
+    str | None,
+    str,
+    str,
+    Defaults,
+    bool | AutoReuse,
+    tuple[Any, ...] | None,
+    tuple[Any, ...] | None,
+    VariableScope | None,
+    str | None,
+]
+
 AUTO_REUSE: Final[AutoReuse]
 __test__: Final[dict[str, str]]
 __pyx_capi__: Final[dict[str, object]]
@@ -159,6 +174,7 @@ class Registry:
     def finalized(self) -> bool: ...
     def finalize(self) -> None: ...
     def unique_name(self, name: str, mark_as_used: bool = True) -> str: ...
+    def _next_op_name(self, path: str) -> str: ...
     def get_name_scope(self) -> str: ...
     def _find(self, op_name: str) -> Variable | None: ...
     def _add(self, op_name: str, spec: Spec) -> Variable | None: ...
@@ -358,6 +374,7 @@ def site_text(site: _SiteFacts) -> _Site: ...
 def restored_scope(
     name: str, original_name_scope: str, reuse: bool | AutoReuse, *defaults: Any
 ) -> VariableScope: ...
+def open_frames() -> list[_FrameFacts]: ...
 def find_variables() -> bool: ...
 def nodes_of_paths(
     counters: list[tuple[str, int]], families: list[tuple[str, list[tuple[int, int, int]]]]

@@ -21,6 +21,7 @@ from varscope._scopecore import (
     Defaults,
     Registry,
     Spec,
+    VariableScope,
     all_or_nothing,
     site_text,
     substituted,
@@ -51,6 +52,11 @@ class GraphKeys:
 
     Variables enter the first two and `LOCAL_VARIABLES` by themselves, and regularizers'
     penalties `REGULARIZATION_LOSSES`; what goes into the others is for the model to say.
+
+    >>> import varscope as vs
+    >>> w = vs.get_variable("w", [2])
+    >>> vs.get_collection(vs.GraphKeys.TRAINABLE_VARIABLES) == [w]
+    True
     """
 
     GLOBAL_VARIABLES = "variables"
@@ -120,7 +126,7 @@ def create_or_share(
 ) -> Any:
     """The variable of a name in a scope; the core's way out of compiled code."""
     if not isinstance(name, str):
-        raise ArgumentTypeError.of("name", "a str", name)
+        raise ArgumentTypeError.of("name", "a str", name, how_to_name(name))
     name = str.__str__(name)
     arguments = {
         "shape": shape,
@@ -143,6 +149,13 @@ def create_or_share(
     if dtype is None and not initializers.is_value(arguments["initializer"]):
         arguments["dtype"] = defaults.dtype  # a getter sees what will be used
     return all_or_nothing(custom, getter, full_name, **arguments)
+
+
+def how_to_name(given: object) -> str:
+    """What to write for a name that is none."""
+    if isinstance(given, VariableScope):
+        return "open the scope, 'with variable_scope(scope):', and ask for a name inside"
+    return "write the name first, as text in quotes, as in get_variable('w', [3, 4])"
 
 
 def inherited(given: Any, default: Any) -> Any:
@@ -354,7 +367,10 @@ def check_shareable(request: VariableRequest, spec: Spec) -> None:
 def plan(request: VariableRequest) -> Spec:
     """What the new variable will be; everything that can be wrong with it is found here."""
     if request.constraint is not None and not callable(request.constraint):
-        raise ArgumentTypeError.of("constraint", "callable", request.constraint)
+        raise ArgumentTypeError.of(
+            "constraint", "callable", request.constraint,
+            "write a function of the values, such as 'lambda x: numpy.clip(x, 0, 1)'",
+        )  # fmt: skip
     shape, initializer = shapes.as_shape(request.shape), request.initializer
     dtype = request.default_dtype if request.dtype is None else shapes.as_dtype(request.dtype)
     repeatable = True
@@ -369,7 +385,8 @@ def plan(request: VariableRequest) -> Spec:
         if initializer is None:
             raise InitializerError(
                 f"variable {request.name} of dtype {dtype} needs an initializer: the default is "
-                "there for floats, integers and bool only; write initializer=varscope.zeros, say"
+                "there for floats, integers and bool only; write one, such as "
+                "initializer=varscope.zeros"
             )
     elif isinstance(initializer, type):
         initializer = initializer()
@@ -398,7 +415,8 @@ def check_value(request: VariableRequest, value: np.ndarray) -> None:
     if request.shape is not None:
         raise InitializerError(
             f"variable {request.name}: the initializer is a value of shape {value.shape}, which "
-            f"fixes the shape; do not specify shape ({request.shape!r:.100} was given)"
+            f"fixes the shape; do not specify shape ({request.shape!r:.100} was given), or write "
+            "initializer=varscope.constant(value) to fill it"
         )
     if request.dtype is not None and shapes.as_dtype(request.dtype) != value.dtype:
         raise InitializerError(
@@ -434,7 +452,12 @@ def as_keys(collections: Any, default: Hashable) -> tuple[Hashable, ...]:
     if collections is None:
         return (default,)
     if isinstance(collections, (str, bytes)):
-        raise ArgumentTypeError.of("collections", "a list of keys", collections)
+        raise ArgumentTypeError.of(
+            "collections",
+            "a list of keys",
+            collections,
+            f"write collections=[{collections!r:.100}]",
+        )
     return tuple(dict.fromkeys(collections))
 
 

@@ -72,7 +72,9 @@ def register(name: str, put: Put, *, replace: bool = False) -> None:
     library = LIBRARIES.get(name.partition(":")[0])
     if library is not None:
         raise DeviceError.not_registered(
-            name, f"names that start with {library.name} are those of the library {library.name}"
+            name,
+            f"names that start with {library.name} are those of the library {library.name}; write "
+            "another name",
         )
     if not name or not name.isprintable() or name.split() != [name]:
         raise DeviceError.not_registered(name, "write a name without white space")
@@ -91,6 +93,10 @@ def names() -> list[str]:
 
     A prefix such as `"jax:"` is there where the library is installed; it is not imported to see
     which devices it has.
+
+    >>> import varscope as vs
+    >>> "cpu" in vs.devices.names()
+    True
     """
     return [*_registered, *(f"{name}:" for name in LIBRARIES if is_installed(name))]
 
@@ -105,10 +111,19 @@ def is_installed(module: str) -> bool:
 def resolve(device: str) -> Put:
     """What puts an array on a device; it may keep the array that it is given.
 
+    Parameters
+    ----------
+    device : str
+        One of `names`, or a prefix with what that library takes, such as `"torch:cuda:0"`.
+
     Raises
     ------
     DeviceError : ValueError
         Nobody knows the device, its library is not installed, or it is not in this machine.
+
+    >>> import numpy as np, varscope as vs
+    >>> vs.devices.resolve("cpu")(np.zeros(2))
+    array([0., 0.])
     """
     put = _registered.get(device)
     if put is not None:
@@ -212,8 +227,8 @@ class Jax(Library):
         copy = module.device_put(array, place)
         if copy.dtype != array.dtype:  # unless told otherwise, JAX makes 32 bits of 64
             raise TypeError(
-                f"it becomes {copy.dtype}; to keep 64 bits write "
-                "jax.config.update('jax_enable_x64', True)"
+                f"it becomes {copy.dtype}; write jax.config.update('jax_enable_x64', True) to keep "
+                "64 bits"
             )
         return copy
 

@@ -29,10 +29,12 @@ class ArgumentTypeError(VarscopeError, TypeError):
     graph: Any
 
     @classmethod
-    def of(cls, what: str, expected: str, value: object) -> Self:
-        """`what` was to be `expected`, and `value` came."""
+    def of(cls, what: str, expected: str, value: object, mend: str | None = None) -> Self:
+        """`what` was to be `expected`, and `value` came; `mend` is what to write."""
         return cls.stating(
-            f"{what} must be {expected}, not {type(value).__name__}: {value!r:.200}", value=value
+            f"{what} must be {expected}, not {type(value).__name__}: {value!r:.200}; "
+            f"{mend or mended(expected)}",
+            value=value,
         )
 
     @classmethod
@@ -59,9 +61,12 @@ class ArgumentValueError(VarscopeError, ValueError):
     value: Any
 
     @classmethod
-    def of(cls, what: str, expected: str, value: object) -> Self:
-        """`what` was to be `expected`, and `value` came."""
-        return cls.stating(f"{what} must be {expected}, not {value!r:.200}", value=value)
+    def of(cls, what: str, expected: str, value: object, mend: str | None = None) -> Self:
+        """`what` was to be `expected`, and `value` came; `mend` is what to write."""
+        return cls.stating(
+            f"{what} must be {expected}, not {value!r:.200}; {mend or mended(expected)}",
+            value=value,
+        )
 
 
 class InvalidNameError(VarscopeError, ValueError):
@@ -94,10 +99,17 @@ class InvalidNameError(VarscopeError, ValueError):
         first = name.partition("/")[0]
         return cls(
             f"name {shown(name)} starts with {first[0]!r}; at the root the first component "
-            f"{shown(first)} must start with a letter, a digit or '.'",
+            f"{shown(first)} must start with a letter, a digit or '.'; write "
+            f"{first.lstrip('_-')[:50] or 'x'!r} there, or open a scope around it",
             name,
             first,
         )
+
+
+def mended(expected: str) -> str:
+    """What to write for an argument, where only the kind of it is known."""
+    plain = {"a str": "write it as text, in quotes", "callable": "give a function"}
+    return plain.get(expected, f"give {expected}")
 
 
 def shown(name: str) -> str:
@@ -183,7 +195,7 @@ class NotCallableError(VarscopeError, ValueError):
     def step(cls, value: object) -> Self:
         return cls.stating(
             f"map_shards needs a function of values and a SaveSliceInfo, not {value!r:.100}; write "
-            "one such as lambda value, shard: 0.9 * value",
+            "one such as 'lambda value, shard: 0.9 * value'",
             value=value,
         )
 
@@ -200,7 +212,7 @@ class PartitionerError(VarscopeError, ValueError):
         ones = [1] * len(shape)
         return cls.stating(
             f"variable {name} of shape {shape}: the partitioner returned {result!r:.100}, {fault}; "
-            f"it must return a list of {len(shape)} ints, one a dimension, each from 1 to the "
+            f"return a list of {len(shape)} ints, one a dimension, each from 1 to the "
             f"dimension's size and at most one above 1, such as {ones}",
             name=name,
             shape=shape,
@@ -418,11 +430,19 @@ class ShapeMismatchError(VarscopeError, ValueError):
     @classmethod
     def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
         return cls.stating(
-            f"variable {name} has shape {expected}, and {given} was {what}",
+            f"variable {name} has shape {expected}, and {given} was {what}; "
+            f"{cls._mend(expected, what)}",
             name=name,
             expected=expected,
             given=given,
         )
+
+    @staticmethod
+    def _mend(expected: object, what: str) -> str:
+        if what == "asked for":
+            return f"write shape={expected} or leave it out, or write another name"
+        verb = "return" if what.startswith("returned") else "give"
+        return f"{verb} values of shape {expected}"
 
 
 class DTypeMismatchError(VarscopeError, ValueError):
@@ -435,7 +455,7 @@ class DTypeMismatchError(VarscopeError, ValueError):
     @classmethod
     def of(cls, name: str, expected: object, given: object, what: str = "asked for") -> Self:
         mend = f"write dtype={str(expected)!r}"
-        if what in ("assigned", "substituted"):
+        if what != "asked for":
             mend = f"convert the values first, as in value.astype({str(expected)!r})"
         return cls.stating(
             f"variable {name} has dtype {expected}, and {given} was {what}; {mend}",
@@ -502,7 +522,7 @@ class DeviceError(VarscopeError, ValueError):
         return cls.stating(
             f"device {device!r:.100} is unknown; known are {', '.join(known)} (a name that "
             "ends in a colon is followed by that library's device, as in jax:cpu or "
-            "torch:cuda:0); to add one: varscope.devices.register(name, put)",
+            "torch:cuda:0); write one of these, or add one: varscope.devices.register(name, put)",
             device=device,
             known=known,
         )
@@ -520,7 +540,11 @@ class DeviceError(VarscopeError, ValueError):
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         return cls.stating(
             f"device {device!r:.100} is not there ({reason:.300}); "
-            + (f"there are {', '.join(present)}" if present else "no device of its kind is"),
+            + (
+                f"there are {', '.join(present)}; write one of these"
+                if present
+                else "no device of its kind is; write caching_device='cpu'"
+            ),
             device=device,
             present=present,
         )
@@ -591,7 +615,7 @@ class OpenScopeError(VarscopeError, RuntimeError):
     def reset(cls, innermost: str) -> Self:
         return cls(
             f"the default graph cannot be reset inside {innermost}; leave it first, or build in "
-            "a graph of your own: with varscope.Graph().as_default()"
+            "a graph of your own, inside 'with varscope.Graph().as_default():'"
         )
 
 
@@ -686,7 +710,7 @@ class StorageError(VarscopeError, ValueError):
         return cls.stating(
             f"the values of {len(names):,} variables, {shown(names[0])} for one, were lost with a "
             "worker that died: they were sent to it, and no other one can make them; assign them "
-            "again, or varscope.restore a checkpoint",
+            "again, or restore a checkpoint with varscope.restore",
             storage=storage,
             variables=names,
         )
@@ -719,7 +743,7 @@ class StorageFullError(VarscopeError, MemoryError):
     def file(cls, directory: object, dtype: object, needed: int, capacity: int) -> Self:
         return cls.stating(
             f"the variables of {dtype} take {needed:,} bytes, and the range of addresses for their "
-            f"file in {str(directory)!r} ends at {capacity:,}: declare the large ones before the "
+            f"file in {str(directory)!r} ends at {capacity:,}; declare the large ones before the "
             "first values are made",
             dtype=dtype,
             needed=needed,
@@ -730,7 +754,8 @@ class StorageFullError(VarscopeError, MemoryError):
     def refused(cls, dtype: object, nbytes: int, reason: BaseException) -> Self:
         return cls.stating(
             f"the system does not let {nbytes:,} bytes of addresses be reserved for the variables "
-            f"of {dtype}: {reason}; a limit such as 'ulimit -v' may be set too low",
+            f"of {dtype}: {reason}; raise the limit, such as that of 'ulimit -v', or write "
+            "Graph(storage='heap')",
             dtype=dtype,
             needed=nbytes,
             capacity=0,
@@ -743,11 +768,13 @@ class CheckpointError(VarscopeError, ValueError):
     path: Any
     tensor: str | None
 
+    ANEW = "give the path of an intact checkpoint, or save this one again"
+
     @classmethod
-    def of(cls, path: object, tensor: str | None, reason: str) -> Self:
-        """What is wrong with a file, or with a tensor in it."""
+    def of(cls, path: object, tensor: str | None, reason: str, mend: str = ANEW) -> Self:
+        """What is wrong with a file, or with a tensor in it, and what to do about it."""
         which = "" if tensor is None else f": tensor {shown(tensor)}"
-        return cls.stating(f"{path}{which}: {reason}", path=path, tensor=tensor)
+        return cls.stating(f"{path}{which}: {reason}; {mend}", path=path, tensor=tensor)
 
     @classmethod
     def flipped(cls, path: object, tensor: str, recorded: int, found: int) -> Self:
@@ -760,7 +787,7 @@ class CheckpointError(VarscopeError, ValueError):
 
     @classmethod
     def closed(cls, path: object) -> Self:
-        return cls.of(path, None, "the checkpoint is closed; open it again with varscope.open")
+        return cls.of(path, None, "the checkpoint is closed", "open it again with varscope.open")
 
 
 class RestoreError(CheckpointError):
@@ -831,6 +858,14 @@ class NameMapError(VarscopeError, ValueError):
 
 class WithdrawnError(VarscopeError, RuntimeError):
     """A variable that is no longer there: its creation was part of something that failed."""
+
+    @classmethod
+    def of(cls, name: str | None) -> Self:
+        which = "this variable" if name is None else f"variable {name}"
+        return cls(
+            f"{which} was withdrawn: what created it raised; create it again with get_variable, "
+            "and keep none of a call that has failed"
+        )
 
 
 class NotCoveredError(VarscopeError, NotImplementedError, AttributeError):

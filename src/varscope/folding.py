@@ -67,7 +67,7 @@ def fold(items: Iterable[tuple[str, _Kind]]) -> list[tuple[str, _Kind, int]]:
     rows = contents.unfolded(contents.fold_children(root))
     folded = [(pattern, found[kind], count) for pattern, kind, count in rows]
     if sum(count for _, _, count in folded) != len(names):
-        raise ValueError("the same path occurs twice; a summary is of distinct names")
+        raise ValueError("the same path occurs twice; give each name once")
     return folded
 
 

@@ -465,7 +465,9 @@ class Variables(Sequence[Variable]):
             return unmoved(graph, lambda: graph._handles(range(*index.indices(len(self)))))
         row = index.__index__()
         if not -len(self) <= row < len(self):
-            raise IndexError(f"variable {row} of a graph of {len(self):,}")
+            raise IndexError(
+                f"variable {row} of a graph of {len(self):,}; give an index below that"
+            )
         return self._graph._handle(row % len(self))
 
     def __iter__(self) -> Iterator[Variable]:
@@ -503,7 +505,7 @@ class Variables(Sequence[Variable]):
             and value._index in range(len(self))[start:stop]
         ):
             return value._index
-        raise ValueError(f"{value!r} is not in the sequence")
+        raise ValueError(f"{value!r} is not in the sequence; ask with 'in' first")
 
     def count(self, value: object) -> int:
         """1 for a variable of the graph, 0 for anything else."""
@@ -560,6 +562,21 @@ def attach(host_graph: Any) -> Graph:
     Returns
     -------
     Graph
+
+    Raises
+    ------
+    ArgumentTypeError : TypeError
+        It cannot be weakly referenced.
+
+    >>> import varscope as vs
+    >>> class Host:
+    ...     pass
+    >>> class Value:
+    ...     graph = Host()
+    >>> graph = vs.attach(Value.graph)
+    >>> with vs.variable_scope("layer", values=[Value]):
+    ...     vs.get_variable("w", [2]).graph is graph
+    True
     """
     if isinstance(host_graph, Graph):
         return host_graph
@@ -599,47 +616,158 @@ def attached(host_graph: Any) -> Graph | None:
 
 
 def reset_default_graph() -> None:
-    """Put a fresh graph in place of the default one; RuntimeError inside a graph or scope."""
+    """Put a fresh graph in place of the default one.
+
+    Raises
+    ------
+    OpenScopeError : RuntimeError
+        Inside a scope, or `with graph.as_default()`.
+
+    >>> import varscope as vs
+    >>> w = vs.get_variable("w", [2])
+    >>> vs.reset_default_graph()
+    >>> len(vs.get_default_graph())
+    0
+    """
     replace_default_graph(Graph())
 
 
 def set_random_seed(seed: int | None) -> None:
-    """Set the seed of the current graph; what is materialised already stays as it is."""
+    """Set the seed of the current graph; what is materialised already stays as it is.
+
+    Parameters
+    ----------
+    seed : int or None
+        From which all random initial values follow; None draws one from the system.
+
+    >>> import varscope as vs
+    >>> vs.set_random_seed(7)
+    >>> vs.get_default_graph().seed
+    7
+    """
     get_default_graph().seed = seed
 
 
 def get_collection(key: Hashable, scope: str | re.Pattern[str] | None = None) -> list[Any]:
-    """`Graph.get_collection` of the current graph."""
+    """The entries of a collection of the current graph, as a new list.
+
+    Parameters
+    ----------
+    key : hashable
+        One of `GraphKeys`, or your own.
+    scope : str or compiled regex, optional
+        A path, of which those at and below it are chosen; a regex is matched from the start of
+        the names.
+
+    >>> import varscope as vs
+    >>> w = vs.get_variable("a/w", [2])
+    >>> vs.get_collection(vs.GraphKeys.GLOBAL_VARIABLES, scope="a") == [w]
+    True
+    """
     return get_default_graph().get_collection(key, scope)
 
 
 def add_to_collection(key: Hashable, value: object) -> None:
-    """`Graph.add_to_collection` of the current graph."""
+    """Add an entry to a collection of the current graph.
+
+    Parameters
+    ----------
+    key : hashable
+        One of `GraphKeys`, or your own.
+    value : object
+        What `get_collection` will list, behind what is there.
+
+    >>> import varscope as vs
+    >>> vs.add_to_collection("notes", "tied weights")
+    >>> vs.get_collection("notes")
+    ['tied weights']
+    """
     get_default_graph().add_to_collection(key, value)
 
 
 def get_regularization_losses(scope: str | re.Pattern[str] | None = None) -> list[Any]:
-    """The regularization losses of the current graph: lazy, see `RegularizationLoss`."""
+    """The regularization losses of the current graph: lazy, see `RegularizationLoss`.
+
+    Parameters
+    ----------
+    scope : str or compiled regex, optional
+        A path, of which those at and below it are chosen; a regex is matched from the start of
+        the names.
+
+    >>> import varscope as vs
+    >>> w = vs.get_variable("w", [2], regularizer=vs.l2_regularizer(0.5))
+    >>> vs.get_regularization_losses()
+    [<RegularizationLoss 'w/Regularizer' by l2_regularizer(scale=0.5)>]
+    """
     return get_default_graph().get_regularization_losses(scope)
 
 
 def get_regularization_loss(scope: str | re.Pattern[str] | None = None) -> Any:
-    """The sum of the regularization losses of the current graph; 0.0 where there are none."""
+    """The sum of the regularization losses of the current graph; 0.0 where there are none.
+
+    Parameters
+    ----------
+    scope : str or compiled regex, optional
+        A path, of which those at and below it are chosen; a regex is matched from the start of
+        the names.
+
+    >>> import varscope as vs
+    >>> l2 = vs.l2_regularizer(0.5)
+    >>> w = vs.get_variable("w", [2], initializer=vs.ones, regularizer=l2)
+    >>> vs.get_regularization_loss()
+    0.5
+    """
     return get_default_graph().get_regularization_loss(scope)
 
 
 def global_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
-    """The global variables of the current graph."""
+    """The global variables of the current graph, in the order of creation.
+
+    Parameters
+    ----------
+    scope : str or compiled regex, optional
+        A path, of which those at and below it are chosen; a regex is matched from the start of
+        the names.
+
+    >>> import varscope as vs
+    >>> w = vs.get_variable("a/w", [2])
+    >>> vs.global_variables("a") == [w], vs.global_variables("b")
+    (True, [])
+    """
     return get_default_graph().global_variables(scope)
 
 
 def trainable_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
-    """The trainable variables of the current graph."""
+    """The trainable variables of the current graph, in the order of creation.
+
+    Parameters
+    ----------
+    scope : str or compiled regex, optional
+        A path, of which those at and below it are chosen; a regex is matched from the start of
+        the names.
+
+    >>> import varscope as vs
+    >>> w, step = vs.get_variable("w", [2]), vs.get_variable("step", [], trainable=False)
+    >>> vs.trainable_variables() == [w]
+    True
+    """
     return get_default_graph().trainable_variables(scope)
 
 
 def local_variables(scope: str | re.Pattern[str] | None = None) -> list[Variable]:
-    """The local variables of the current graph."""
+    """The local variables of the current graph, in the order of creation.
+
+    Parameters
+    ----------
+    scope : str or compiled regex, optional
+        A path, of which those at and below it are chosen; a regex is matched from the start of
+        the names.
+
+    >>> import varscope as vs
+    >>> w, seen = vs.get_variable("w", [2]), vs.get_local_variable("seen", [])
+    >>> vs.local_variables() == [seen]
+    True
+    """
     return get_default_graph().local_variables(scope)
 
 

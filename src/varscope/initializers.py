@@ -29,6 +29,15 @@ class PartitionInfo(Settings):
 
     `full_shape` is that of the whole variable, `var_offset` where the part begins in it; both
     are tuples of int.
+
+    >>> import numpy as np, varscope as vs
+    >>> def rows(shape, dtype, partition_info):
+    ...     first = partition_info.var_offset[0]
+    ...     return np.arange(first, first + shape[0], dtype=dtype)
+    >>> cut = vs.fixed_size_partitioner(2)
+    >>> v = vs.get_variable("v", [5], initializer=rows, partitioner=cut)
+    >>> v[1].numpy().tolist()
+    [3.0, 4.0]
     """
 
     full_shape: shapes.Shape | None
@@ -60,7 +69,7 @@ class Initializer(Settings, metaclass=Flyweight):
 
     def __call__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int] | None = None,
         dtype: Any = "float32",
         partition_info: PartitionInfo | None = None,
         key: int | None = None,
@@ -68,9 +77,11 @@ class Initializer(Settings, metaclass=Flyweight):
         """An array of this shape and dtype: the part of a variable that `partition_info` tells."""
         known, dtype = shapes.as_shape(shape), shapes.as_dtype(dtype)
         if not shapes.is_known(known):
+            mend = "write one, such as [3, 4]"
+            if shape is None:  # called as a function that makes an initializer
+                mend = f"write initializer={self!r}, or give one such as [3, 4]"
             raise InitializerError(
-                f"{self!r} needs a shape with every dimension known, not {known}; write one, such "
-                "as [3, 4]"
+                f"{self!r} needs a shape with every dimension known, not {known}; {mend}"
             )
         part = Part.of_whole(known)
         if partition_info is not None:
@@ -150,7 +161,12 @@ class Zeros(Initializer):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Ones(Initializer):
-    """All elements one (True for bool)."""
+    """All elements one (True for bool).
+
+    >>> import varscope as vs
+    >>> vs.ones((2,), "int8")
+    array([1, 1], dtype=int8)
+    """
 
     def drawn_from(self, shape: tuple[int, ...], dtype: np.dtype) -> Distribution:
         return Constant(1)
@@ -203,7 +219,9 @@ class constant(Initializer):
         try:
             values = np.array(self.value)
         except (ValueError, Warning) as error:  # the latter by NumPy 1.23, of ragged lists
-            raise InitializerError(f"constant of {self.value!r:.100}: {error}") from None
+            raise InitializerError(
+                f"constant of {self.value!r:.100}: {error}; give a number, or an array of one shape"
+            ) from None
         if values.dtype.kind in "OSUMmV" and not shapes.is_floating(values.dtype):
             raise ArgumentTypeError.of("constant", "a number or an array of numbers", self.value)
         values.flags.writeable = False
@@ -274,6 +292,11 @@ class Value(Initializer):
 @dataclass(frozen=True, repr=False, eq=False)
 class identity(Initializer):
     """The identity matrix times `gain`; the variable is a matrix, of any two dimensions.
+
+    Parameters
+    ----------
+    gain : number
+        What stands on the diagonal.
 
     >>> import varscope as vs
     >>> vs.identity(gain=2.0)((2, 3)).tolist()
@@ -360,7 +383,19 @@ class random_uniform(Initializer):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class random_normal(Initializer):
-    """Normal with this mean and standard deviation."""
+    """Normal with this mean and standard deviation.
+
+    Parameters
+    ----------
+    mean, stddev : number
+        `stddev` is not negative.
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.get_variable("v", [2, 3], initializer=vs.random_normal(stddev=0.02)).initializer
+    random_normal(stddev=0.02)
+    """
 
     mean: float = 0.0
     stddev: float = 1.0
@@ -389,7 +424,16 @@ class random_normal(Initializer):
 class truncated_normal(random_normal):
     """Normal, but for values further from the mean than two `stddev`, which do not occur.
 
-    `stddev` is that of the normal distribution before it is cut; what is left has 0.88 times that.
+    Parameters
+    ----------
+    mean, stddev : number
+        Those of the normal distribution before it is cut; what is left has 0.88 times `stddev`.
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> bool((abs(vs.truncated_normal(stddev=0.5)((1000,))) <= 1).all())
+    True
     """
 
     def drawn_from(self, shape: tuple[int, ...], dtype: np.dtype) -> Distribution:
@@ -401,9 +445,19 @@ class truncated_normal(random_normal):
 class uniform_unit_scaling(Initializer):
     """Uniform within sqrt(3 / n) * factor of zero; n is the product of all dimensions but the last.
 
-    It keeps the variance from layer to layer.  `factor` depends on what follows: 1.0 for linear
-    layers, 1.43 for relu, 1.15 for tanh (Sussillo and Abbott, "Random walk initialization for
+    It keeps the variance from layer to layer (Sussillo and Abbott, "Random walk initialization for
     training very deep feedforward networks", 2014).
+
+    Parameters
+    ----------
+    factor : number
+        By what follows: 1.0 for linear layers, 1.43 for relu, 1.15 for tanh.
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> bool((abs(vs.uniform_unit_scaling(1.43)((3, 100))) <= 1.43).all())
+    True
     """
 
     factor: float = 1.0
@@ -518,6 +572,15 @@ class glorot_uniform(_Scaled):
 
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", 2010.  Fans are counted as in `variance_scaling`.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.glorot_uniform(seed=1)((2, 3)).shape
+    (2, 3)
     """
 
     settings = 1.0, "fan_avg", "uniform"
@@ -527,6 +590,15 @@ class glorot_normal(_Scaled):
     """Truncated normal with the variance 2 / (fan_in + fan_out), as it is after cutting.
 
     Glorot and Bengio, 2010, as `glorot_uniform`.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.glorot_normal(seed=1)((2, 3)).shape
+    (2, 3)
     """
 
     settings = 1.0, "fan_avg", "truncated_normal"
@@ -536,13 +608,32 @@ class he_uniform(_Scaled):
     """Uniform in [-limit, limit), limit = sqrt(6 / fan_in).
 
     He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.he_uniform(seed=1)((2, 3)).shape
+    (2, 3)
     """
 
     settings = 2.0, "fan_in", "uniform"
 
 
 class he_normal(_Scaled):
-    """Truncated normal with the variance 2 / fan_in, as it is after cutting (He et al., 2015)."""
+    """Truncated normal with the variance 2 / fan_in, as it is after cutting (He et al., 2015).
+
+    Parameters
+    ----------
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.he_normal(seed=1)((2, 3)).shape
+    (2, 3)
+    """
 
     settings = 2.0, "fan_in", "truncated_normal"
 
@@ -551,6 +642,15 @@ class lecun_uniform(_Scaled):
     """Uniform in [-limit, limit), limit = sqrt(3 / fan_in).
 
     LeCun, Bottou, Orr and Mueller, "Efficient backprop", 1998.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.lecun_uniform(seed=1)((2, 3)).shape
+    (2, 3)
     """
 
     settings = 1.0, "fan_in", "uniform"
@@ -560,6 +660,15 @@ class lecun_normal(_Scaled):
     """Truncated normal with the variance 1 / fan_in, as it is after cutting.
 
     LeCun, Bottou, Orr and Mueller, 1998, as `lecun_uniform`.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Mixed into the variable's key.
+
+    >>> import varscope as vs
+    >>> vs.lecun_normal(seed=1)((2, 3)).shape
+    (2, 3)
     """
 
     settings = 1.0, "fan_in", "truncated_normal"
@@ -577,6 +686,13 @@ class orthogonal(Initializer):
 
     A part of such a matrix takes as long as the whole: for m rows and n columns, m > n, about
     4 m n**2 operations in float64.
+
+    Parameters
+    ----------
+    gain : number
+        By which the matrix is multiplied.
+    seed : int, optional
+        Mixed into the variable's key.
 
     >>> import numpy as np, varscope as vs
     >>> q = vs.orthogonal(seed=1)((3, 2), "float64")
@@ -667,14 +783,18 @@ def of_description(description: dict[str, Any]) -> Initializer:
     kind = BY_NAME.get(settings.pop("name", ""))
     if kind is None:
         known = ", ".join(BY_NAME)
-        raise InitializerError(f"{description!r:.200} is no initializer: known are {known}")
+        raise InitializerError(
+            f"{description!r:.200} is no initializer; give one of these names: {known}"
+        )
     try:
         if kind is constant and isinstance(settings.get("value"), str):
             text = settings["value"]
             settings["value"] = complex(text) if "j" in text else float(text)
         return kind(**settings)
     except (TypeError, ValueError) as error:
-        raise InitializerError(f"{description!r:.200} is no initializer: {error}") from None
+        raise InitializerError(
+            f"{description!r:.200} is no initializer: {error}; give what `described` returns"
+        ) from None
 
 
 DEFAULT = glorot_uniform()
@@ -703,10 +823,14 @@ def as_value(initializer: Any) -> np.ndarray:
         value = np.array(initializer, dtype=kinds.get(type(initializer)))
     except (TypeError, ValueError, OverflowError, Warning) as error:
         raise InitializerError(
-            f"the initializer {initializer!r:.100} is no array or number that can be kept: {error}"
+            f"the initializer {initializer!r:.100} is no array or number that can be kept: "
+            f"{error}; give a function of shape and dtype, or an array of one shape"
         ) from None
     if value.dtype.kind in "OSU":
-        raise ArgumentTypeError.of("initializer", "a callable, an array or a number", initializer)
+        raise ArgumentTypeError.of(
+            "initializer", "a callable, an array or a number", initializer,
+            "write one such as initializer=varscope.zeros",
+        )  # fmt: skip
     value.flags.writeable = False
     return value
 
@@ -714,17 +838,28 @@ def as_value(initializer: Any) -> np.ndarray:
 def how_to_call(initializer: Callable[..., Any]) -> tuple[bool, frozenset[str]]:
     """Is its dtype keyword-only, and which of partition_info and key does it take.
 
-    "key first" is among these for an initializer of JAX, `(key, shape, dtype)`.
+    "key first" is among these for an initializer of JAX, `(key, shape, dtype)`.  InitializerError
+    of a function that takes no shape and dtype: of what it raises itself later, nobody could tell
+    that from.
     """
     try:
-        parameters = inspect.signature(initializer).parameters
+        signature = inspect.signature(initializer)
     except (TypeError, ValueError):  # a builtin, such as numpy.zeros, does not tell
         return False, frozenset()
-    if list(parameters)[:2] == ["key", "shape"]:
+    if list(signature.parameters)[:2] == ["key", "shape"]:
         return False, frozenset({"key first"})
-    dtype = parameters.get("dtype")
+    dtype = signature.parameters.get("dtype")
     keyword_only = dtype is not None and dtype.kind is inspect.Parameter.KEYWORD_ONLY
-    return keyword_only, frozenset({"partition_info", "key"} & set(parameters))
+    takes = frozenset({"partition_info", "key"} & set(signature.parameters))
+    names = takes | {"dtype"} if keyword_only else takes
+    try:
+        signature.bind(*[None] * (1 if keyword_only else 2), **dict.fromkeys(names))
+    except TypeError as error:
+        raise InitializerError(
+            f"{initializer!r:.100} cannot be called with a shape and a dtype ({error}); write it "
+            "as 'def initializer(shape, dtype):'"
+        ) from None
+    return keyword_only, takes
 
 
 def called_as_by_jax(

@@ -78,7 +78,10 @@ class PartitionedVariable(Valued):
     _shards: list[Variable]
 
     def __init__(self) -> None:
-        raise ArgumentTypeError("a PartitionedVariable is made by varscope.get_variable")
+        raise ArgumentTypeError(
+            "a PartitionedVariable is made by varscope.get_variable; write "
+            "get_variable('v', [4, 2], partitioner=varscope.fixed_size_partitioner(2))"
+        )
 
     @classmethod
     def _of(cls, graph: Registry, path: str, kept: Partition) -> PartitionedVariable:
@@ -150,7 +153,7 @@ class PartitionedVariable(Valued):
 
     def _live_shards(self) -> list[Variable]:
         if self._shards[0]._withdrawn:
-            raise WithdrawnError(f"variable {self._path} was withdrawn: what created it raised")
+            raise WithdrawnError.of(self._path)
         return self._shards
 
     # --- reading
@@ -234,7 +237,9 @@ class PartitionedVariable(Valued):
     # --- as an array
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError(f"variable {self._path} lies in parts: as one array it is a copy")
+            raise ValueError(
+                f"variable {self._path} lies in parts: as one array it is a copy; write v.numpy()"
+            )
         return self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
 
     def __repr__(self) -> str:

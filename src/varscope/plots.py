@@ -134,7 +134,7 @@ def ending(path: str | os.PathLike[str]) -> str:
     if found not in ENDINGS:
         raise ArgumentValueError.stating(
             f"a picture is written as .html, .svg or .png, by the ending of its name, which is "
-            f"{os.fspath(path)!r:.200}",
+            f"{os.fspath(path)!r:.200}; give it one of these endings",
             value=path,
         )
     return found

@@ -162,7 +162,8 @@ def float_law(distribution: Distribution, dtype: np.dtype, computed_as: int) -> 
         low, high = float(distribution.low), float(distribution.high)
         if not (low <= high and math.isfinite(high - low)):
             raise InitializerError.stating(
-                f"uniform from {low} to {high}: low must not be above high, and high - low finite",
+                f"uniform from {low} to {high}: low must not be above high, and high - low finite; "
+                "write minval and maxval so",
                 low=low,
                 high=high,
             )
@@ -233,7 +234,7 @@ def integer_law(distribution: Distribution, dtype: np.dtype) -> Law:
     if not info.min <= low < high <= info.max + 1:
         raise InitializerError.stating(
             f"uniform from {low} to {high} in {dtype}: low must be below high, and both from "
-            f"{info.min} to {info.max + 1}",
+            f"{info.min} to {info.max + 1}; write minval and maxval so",
             low=low,
             high=high,
         )
@@ -244,9 +245,9 @@ def integer_law(distribution: Distribution, dtype: np.dtype) -> Law:
 
 def no_such(distribution: Distribution, dtype: np.dtype) -> InitializerError:
     return InitializerError.stating(
-        f"{distribution} has no values of {dtype}; dtypes that work: float16, bfloat16, float32, "
-        "float64 and other real floats, and for a uniform distribution between integers int8 to "
-        "int64 and uint8 to uint64",
+        f"{distribution} has no values of {dtype}; write one of the dtypes that work: float16, "
+        "bfloat16, float32, float64 and other real floats, and for a uniform distribution between "
+        "integers int8 to int64 and uint8 to uint64",
         distribution=distribution,
         dtype=dtype,
     )
@@ -313,5 +314,5 @@ def check_region(out: np.ndarray, first: int, strides: tuple[int, ...]) -> None:
     if lowest < 0 or highest >= 2**63:
         raise ValueError(
             f"elements {lowest} to {highest} were asked for; a variable has those from 0 to "
-            "2**63 - 1"
+            "2**63 - 1; ask for some of these"
         )

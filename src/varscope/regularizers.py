@@ -27,7 +27,14 @@ BLOCK = 1 << 16  # elements that are converted at a time
 
 
 def no_regularizer(_value: object) -> None:
-    """No penalty: switches off the regularizer of the surrounding scope."""
+    """No penalty: switches off the regularizer of the surrounding scope.
+
+    >>> import varscope as vs
+    >>> with vs.variable_scope("layer", regularizer=vs.l2_regularizer(0.1)):
+    ...     bias = vs.get_variable("bias", [2], regularizer=vs.no_regularizer)
+    >>> bias.regularizer is None
+    True
+    """
     return None
 
 

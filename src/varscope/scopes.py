@@ -49,8 +49,19 @@ def get_local_variable(
 ) -> Variable:
     """`get_variable` for what is not part of the model: in `LOCAL_VARIABLES`, not trainable.
 
-    `collections` come on top of `LOCAL_VARIABLES`.  It is in `GLOBAL_VARIABLES` only where that
-    is among them.
+    Parameters
+    ----------
+    name, shape, dtype, initializer, regularizer, caching_device, partitioner, validate_shape, \
+    custom_getter, constraint
+        As those of `get_variable`.
+    collections : iterable of hashable, optional
+        They come on top of `LOCAL_VARIABLES`.  It is in `GLOBAL_VARIABLES` only where that is among
+        them.
+
+    Returns
+    -------
+    Variable
+        Only declared: its values are made when they are first read.
 
     >>> import varscope as vs
     >>> steps = vs.get_local_variable("steps", [], dtype="int64")

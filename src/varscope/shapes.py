@@ -121,7 +121,10 @@ class Part(Settings):
         missing = len(self.shape) - sum(item is not Ellipsis for item in items)
         items[dots[0] : dots[0] + 1] = [slice(None)] * missing
         if len(items) != len(self.shape):
-            raise IndexError(f"index {index!r:.100} is not one of shape {self.shape}")
+            raise IndexError(
+                f"index {index!r:.100} is not one of shape {self.shape}; write one entry a "
+                "dimension"
+            )
         ranges: list[range] = []
         drop: list[Any] = []
         for item, size in zip(items, self.shape, strict=True):
@@ -194,8 +197,8 @@ def as_dtype(dtype: Any) -> np.dtype:
         if extension is None:
             raise ArgumentTypeError(
                 f"dtype {dtype!r:.100} is none that NumPy knows ({error}); write a name such as "
-                "'float32' or a type such as numpy.float32; for bfloat16 and float8: "
-                "pip install ml_dtypes"
+                "'float32' or a type such as numpy.float32; for bfloat16 and float8, install them "
+                "with pip install ml_dtypes"
             ) from None
         found = np.dtype(extension)
     if found.hasobject:

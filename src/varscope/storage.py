@@ -624,7 +624,7 @@ def as_storage(storage: Any) -> Storage:
         raise ArgumentTypeError(
             f"storage must be None, 'heap', 'arena', or one of varscope.Heap(), varscope.Arena(), "
             f"varscope.MemoryMapped(directory) and varscope.interop.dask.Cluster(client), not "
-            f"{storage!r:.200}"
+            f"{storage!r:.200}; write one of these"
         )
     storage.take()
     return storage

@@ -134,6 +134,13 @@ class Template:
     creates and the others wait for it; should two templates wait for each other, both go on and
     share what is there.  A first call that raises leaves no variable behind, and the next one is
     the first.
+
+    >>> import varscope as vs
+    >>> def layer(x):
+    ...     return x * vs.get_variable("w", [2], initializer=vs.ones)
+    >>> shared = vs.make_template("layer", layer)
+    >>> shared(2).tolist(), shared(3).tolist(), len(shared.variables)
+    ([2.0, 2.0], [3.0, 3.0], 1)
     """
 
     def __init__(

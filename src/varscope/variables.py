@@ -21,6 +21,8 @@ from varscope._scopecore import (
     swap_cached,
 )
 from varscope.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
     DTypeMismatchError,
     InitializerError,
     ShapeMismatchError,
@@ -307,6 +309,11 @@ class Variable(Handle, Valued):
 
     __slots__ = ()
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise ArgumentTypeError(
+            "a Variable is made by varscope.get_variable; write get_variable('v', [3, 4])"
+        )
+
     @property
     def caching_device(self) -> str | None:
         """Where the copy that `value()` returns lies; None where it returns the storage."""
@@ -569,12 +576,15 @@ class Variable(Handle, Valued):
     # --- as an array
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False and self.graph.storage.elsewhere:
-            raise ValueError(f"variable {self.path} lies on a cluster: as an array it is a copy")
+            raise ValueError(
+                f"variable {self.path} lies on a cluster: as an array it is a copy; write v.numpy()"
+            )
         array = self._to_write()
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
                 raise ValueError(
-                    f"variable {self.path} is {array.dtype}: as {np.dtype(dtype)} it is a copy"
+                    f"variable {self.path} is {array.dtype}: as {np.dtype(dtype)} it is a copy; "
+                    "leave copy=False out"
                 )
             return array.astype(dtype)
         return array.copy() if copy else array
@@ -598,6 +608,12 @@ class Variable(Handle, Valued):
         return iter(self._read)
 
     def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ArgumentValueError.stating(
+                f"variable {self.path} of shape {self.shape} is ambiguous as true or false; write "
+                "v.value().any() or v.value().all(), or 'v is not None' to ask whether it is there",
+                value=self,
+            )
         return bool(self._read)
 
     def __int__(self) -> int:

@@ -186,7 +186,7 @@ class Checkpoint(Mapping[str, "StoredTensor"]):
             place = self._by_name()[name]
         except KeyError:
             raise KeyError(
-                f"no tensor {name!r} in {self.path}; its `names` are those of its {len(self):,}"
+                f"no tensor {name!r} in {self.path}; write one of its {len(self):,} `names`"
             ) from None
         return StoredTensor(self, place)
 
@@ -514,13 +514,16 @@ class StoredTensor:
         array = self.value()
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
-                raise ValueError(f"{self.name} is {array.dtype}: as {np.dtype(dtype)} it is a copy")
+                raise ValueError(
+                    f"{self.name} is {array.dtype}: as {np.dtype(dtype)} it is a copy; leave "
+                    "copy=False out"
+                )
             return array.astype(dtype)
         return array.copy() if copy else array
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError(f"{self.name} is a scalar: it has no length")
+            raise TypeError(f"{self.name} is a scalar: it has no length; read its value()")
         return self.shape[0]
 
     def __repr__(self) -> str:
@@ -568,7 +571,7 @@ def readable_dtype(name: str, file: Path, tensor: str) -> np.dtype:
     """The dtype of a name that a file has."""
     if name in ("string", "resource", "variant"):
         reason = f"it is a {name} of TensorFlow, not numbers: it is listed, and cannot be read"
-        raise CheckpointError.of(file, tensor, reason)
+        raise CheckpointError.of(file, tensor, reason, "leave it out, or read the others by name")
     try:
         return dtypes.dtype_of(name)
     except (OverflowError, TypeError, ValueError) as error:

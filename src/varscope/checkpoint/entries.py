@@ -172,12 +172,18 @@ def check_names(names: list[str], target: Path) -> None:
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore
         raise CheckpointError.of(
-            target, twice, "two variables would be saved under this name; write names= to tell them"
+            target,
+            twice,
+            "two variables would be saved under this name",
+            "write names= to tell them",
         )
     for name in names if "__metadata__" in names or not encodes("".join(names)) else ():
         if name == "__metadata__" or not encodes(name):
             raise CheckpointError.of(
-                target, name, "the format cannot have a tensor of this name; write names= to rename"
+                target,
+                name,
+                "the format cannot have a tensor of this name",
+                "write names= to rename",
             )
 
 

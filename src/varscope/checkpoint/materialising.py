@@ -52,6 +52,7 @@ from varscope.shapes import Part
 
 BLOCK = 1 << 22  # bytes that a thread fills before it writes them
 MARK, MARKED = b"\xff" * 8, 24  # how a file begins that has no header; bytes of the whole mark
+AGAIN = "remove it, and run its workers again"
 READ_WRITE = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -260,7 +261,10 @@ class Site:
                 return opened
             os.close(opened)
             raise CheckpointError.of(
-                path, None, f"it has {size:,} bytes, not {self.layout.size_of(number):,}: remove it"
+                path,
+                None,
+                f"it has {size:,} bytes, not {self.layout.size_of(number):,}",
+                AGAIN,
             )
 
     def make(self, path: Path, size: int) -> None:
@@ -430,12 +434,14 @@ class Site:
         """Compare a file's size and header with what was planned and recorded."""
         size, wanted = path.stat().st_size, self.layout.size_of(number)
         if size != wanted:
-            raise CheckpointError.of(path, None, f"it has {size:,} bytes, not {wanted:,}")
+            raise CheckpointError.of(path, None, f"it has {size:,} bytes, not {wanted:,}", AGAIN)
         with open(path, "rb") as opened:
             opened.seek(8)
             header = opened.read(self.layout.columns["header"][number])
         if not is_intact(header):
-            raise CheckpointError.of(path, None, "its header is not the one that was written")
+            raise CheckpointError.of(
+                path, None, "its header is not the one that was written", AGAIN
+            )
 
 
 def start_of(path: Path) -> bytes:

@@ -250,7 +250,9 @@ class Layout:
             return found[:most]
         if self.source is None:
             raise PlanError.of(
-                self.path, "this is what for_worker gave to a worker that does not fill that file"
+                self.path,
+                "this is what for_worker gave to a worker that does not fill that file; load the "
+                "whole plan with Plan.load",
             )
         with open(self.source, "rb") as opened:
             opened.seek(self.start + self.line_starts[number])
@@ -263,7 +265,9 @@ class Layout:
         return replace(self, lines=lines, source=None, start=0)
 
     def damaged(self, reason: str) -> PlanError:
-        return PlanError.of(self.source or self.path, f"{reason}: it is damaged, make it again")
+        return PlanError.of(
+            self.source or self.path, f"{reason}: it is damaged; make it again with varscope.plan"
+        )
 
     # --- the head
     def head(self, folder: Path) -> bytes:
@@ -332,7 +336,9 @@ class Plan:
     _layout: Layout
 
     def __init__(self) -> None:
-        raise ArgumentTypeError("a Plan is made by varscope.plan, or read by Plan.load")
+        raise ArgumentTypeError(
+            "a Plan is made by varscope.plan, or read by Plan.load; write one of these"
+        )
 
     @classmethod
     def _of(cls, layout: Layout) -> Self:
@@ -447,10 +453,15 @@ class Plan:
             layout = Layout.of(json.loads(text), source, len(text))
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise PlanError.of(
-                source, f"this is no plan that can be read: {error!s:.300}"
+                source,
+                f"this is no plan that can be read: {error!s:.300}; make it again with "
+                "varscope.plan",
             ) from None
         if len(text) + layout.line_starts[-1] != size:
-            raise PlanError.of(source, "it was cut off, or something was added to it")
+            raise PlanError.of(
+                source,
+                "it was cut off, or something was added to it; make it again with varscope.plan",
+            )
         return cls._of(layout)
 
     def __reduce__(self) -> tuple[Any, ...]:

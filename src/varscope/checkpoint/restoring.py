@@ -597,7 +597,8 @@ class Run(SharedWork):
             differs = {name: (shape, self.kinds[i].shape)}
             raise RestoreError.stating(
                 f"variable {name} has got the shape {shape} meanwhile, and the file has "
-                f"{self.kinds[i].shape}; nothing was restored",
+                f"{self.kinds[i].shape}; nothing was restored: write shapes that are known, or "
+                "read no values meanwhile",
                 path=self.tensors.sources.text,
                 tensor=name,
                 missing=[],

@@ -200,8 +200,8 @@ def check_place(target: Path) -> None:
     if not in_file and target.exists() and not target.is_dir():
         raise NotADirectoryError(
             errno.ENOTDIR,
-            f"this is a file, and varscope.save would make a folder of that name; one file must "
-            f"end in {SUFFIX}",
+            "this is a file, and varscope.save would make a folder of that name; give another "
+            f"one, or for one file a name that ends in {SUFFIX}",
             str(target),
         )
     folder, other = (target.parent, INDEX) if target.name == SINGLE else (target, SINGLE)
@@ -379,7 +379,9 @@ class Writing:
         places = self.tensors.sorted(self.files[file])
         arrays = self.tensors.arrays(places)
         if [array.nbytes for array in arrays] != self.tensors.nbytes_of[places].tolist():
-            raise CheckpointError.of(self.target, None, "a shape changed while it was saved")
+            raise CheckpointError.of(
+                self.target, None, "a shape changed while it was saved", "save it again"
+            )
         specs, facts = self.specs(places, locate(arrays)), self.facts(places)
         path, known = self.place.path / file, library()
         sums: list[bytes] = []
@@ -442,12 +444,16 @@ class Writing:
                     self.target,
                     None,
                     f"the header of one file for {count:,} tensors would have {length:,} bytes, "
-                    f"and readers take {LONGEST_HEADER:,}; save to a folder, as several files",
+                    f"and readers take {LONGEST_HEADER:,}",
+                    "save to a folder, as several files",
                 )
             turned = dict(reversed(blank.items()))
             if file.read(len(start)) not in (header_start(blank), header_start(turned)):
                 raise CheckpointError.of(
-                    path, None, "the safetensors library wrote another header than it was given"
+                    path,
+                    None,
+                    "the safetensors library wrote another header than it was given",
+                    "install another version of it",
                 )
             rest = file.read(length - len(start))
             file.seek(8)
@@ -477,7 +483,9 @@ def as_system_error(error: Exception, target: Path) -> Exception:
     """What the library raised, as what the system said."""
     found = re.search(r"\(os error (\d+)\)", str(error))
     if found is None:
-        return CheckpointError.of(target, None, f"the safetensors library says: {error}")
+        return CheckpointError.of(
+            target, None, f"the safetensors library says: {error}", "save what it can write"
+        )
     number = int(found[1])
     if sys.platform == "win32":  # a number of its own kind
         return OSError(0, str(error), os.fspath(target), number)

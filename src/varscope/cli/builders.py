@@ -50,7 +50,9 @@ def split_target(target: str) -> tuple[Path, str]:
     if not colon or "/" in name or "\\" in name or is_drive or os.path.isfile(target):
         return Path(target), DEFAULT_FUNCTION
     if not name.isidentifier():
-        raise CommandError(f"not the name of a function: {name!r} in {target!r}")
+        raise CommandError(
+            f"not the name of a function: {name!r} in {target!r}; write FILE:FUNCTION"
+        )
     return Path(path), name
 
 
@@ -87,23 +89,27 @@ def read_source(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise CommandError(f"no such file: {path}") from None
+        raise CommandError(f"no such file: {path}; give the path of one") from None
     except IsADirectoryError:
-        raise CommandError(f"a folder, not a Python file: {path}") from None
+        raise CommandError(
+            f"a folder, not a Python file: {path}; give the path of a file in it"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise CommandError(f"cannot read {path}: {error}") from None
+        raise CommandError(f"cannot read {path}: {error}; give a file that can be read") from None
 
 
 def find_function(module: ModuleType, name: str, path: Path) -> Callable[..., object]:
     """The function ``name`` of the builder's file."""
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if is_own_function(value, module)]
-        known = f"its functions: {', '.join(own)}" if own else "it defines no function"
+        known = f"write one of its functions: {', '.join(own)}" if own else "define it there"
         raise CommandError(f"no function {name!r} in {path}; {known}")
     function: Callable[..., object] = getattr(module, name)
     if not callable(function):
         kind = type(function).__name__
-        raise CommandError(f"{name!r} in {path} is not a function but of type {kind}")
+        raise CommandError(
+            f"{name!r} in {path} is not a function but of type {kind}; give the name of a function"
+        )
     lazy = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_lazy(function) for is_lazy in lazy):
         raise CommandError(

@@ -32,7 +32,8 @@ def opened(
     """The models of some targets; settings are for all the builders among them."""
     if settings and not any(map(is_builder, targets)):
         raise CommandError(
-            f"{settings[0]!r} is for a builder, FILE[:FUNCTION], and {targets[0]!r} is none"
+            f"{settings[0]!r} is for a builder, FILE[:FUNCTION], and {targets[0]!r} is none; leave "
+            "--set out"
         )
     with contextlib.ExitStack() as stack:
         models: list[Checkpoint | Graph] = []
@@ -92,7 +93,9 @@ def glob(pattern: str, separator: str) -> re.Pattern[str]:
 def component(pattern: str, inner: str) -> str:
     """The regular expression of one component; `inner` is that of a character in it."""
     if "**" in pattern:
-        raise CommandError(f"{pattern!r}: '**' must be a component of its own, as in 'a/**/w'")
+        raise CommandError(
+            f"{pattern!r}: '**' must be a component of its own; write it so, as in 'a/**/w'"
+        )
     first, *others = (
         "".join(inner if character == "?" else re.escape(character) for character in text)
         for text in pattern.split("*")

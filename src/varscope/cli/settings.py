@@ -24,7 +24,7 @@ def bind(function: Callable[..., object], settings: Sequence[str]) -> inspect.Bo
         if key in texts:
             bound.arguments[key] = parse_setting(key, texts[key], parameter)
         elif parameter.default is parameter.empty:
-            raise CommandError(f"{name}() needs a value for {key!r}: --set {key}=...")
+            raise CommandError(f"{name}() needs a value for {key!r}; write --set {key}=...")
     # With every default filled in, also positional-only parameters can be left out in the middle.
     bound.apply_defaults()
     return bound
@@ -35,9 +35,11 @@ def split_settings(settings: Sequence[str]) -> dict[str, str]:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise CommandError(f"not a setting: {setting!r}; settings are written key=value")
+            raise CommandError(f"not a setting: {setting!r}; write it as key=value")
         if key in texts:
-            raise CommandError(f"{key!r} is set twice: {key}={texts[key]} and {setting}")
+            raise CommandError(
+                f"{key!r} is set twice: {key}={texts[key]} and {setting}; write one of them"
+            )
         texts[key] = text
     return texts
 
@@ -46,7 +48,9 @@ def signature_of(function: Callable[..., object]) -> inspect.Signature:
     try:
         return inspect.signature(function)
     except (TypeError, ValueError) as error:
-        raise CommandError(f"the parameters of {function!r} are not known: {error}") from None
+        raise CommandError(
+            f"the parameters of {function!r} are not known: {error}; wrap it in a plain function"
+        ) from None
 
 
 def named_parameters(signature: inspect.Signature) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -59,14 +63,16 @@ def named_parameters(signature: inspect.Signature) -> tuple[dict[str, inspect.Pa
 
 def unknown_parameter(name: str, key: str, named: dict[str, inspect.Parameter]) -> str:
     if not named:
-        return f"{name}() has no parameter {key!r}: it takes none"
+        return f"{name}() has no parameter {key!r}: it takes none; leave --set out"
     shown = [
         key if parameter.default is parameter.empty else f"{key}={parameter.default!r}"
         for key, parameter in named.items()
     ]
     near = difflib.get_close_matches(key, named, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{name}() has no parameter {key!r}{hint}; its parameters: {', '.join(shown)}"
+    return (
+        f"{name}() has no parameter {key!r}{hint}; write one of its parameters: {', '.join(shown)}"
+    )
 
 
 def parse_setting(key: str, text: str, parameter: inspect.Parameter) -> object:
@@ -79,7 +85,7 @@ def parse_setting(key: str, text: str, parameter: inspect.Parameter) -> object:
         return value
     no_default = parameter.default is parameter.empty
     default = "" if no_default else f" (the default of {key!r} is {parameter.default!r})"
-    raise CommandError(f"{key}={text}: not of type {kind.__name__}{default}")
+    raise CommandError(f"{key}={text}: not of type {kind.__name__}{default}; write a value that is")
 
 
 def plain_type(parameter: inspect.Parameter) -> type | None:

@@ -29,7 +29,9 @@ def show(
 ) -> int:
     """Show one model."""
     if as_json and depth is not None:
-        raise CommandError("--depth is for the tree: what --json prints is always complete")
+        raise CommandError(
+            "--depth is for the tree: what --json prints is always complete; leave one out"
+        )
     with models.opened([target], settings, as_json) as (model,):
         summary = total(models.folded(model, pattern))
         if as_json:

@@ -26,7 +26,10 @@ MAKE_IT = 'varscope.transform needs jax: pip install "varscope-core[jax]"'
 
 
 class Transformed(NamedTuple):
-    """A function that asks for variables as two that do not: `init` and `apply`."""
+    """A function that asks for variables as two that do not: `init` and `apply`.
+
+    Made by `varscope.transform`, whose help has an example.
+    """
 
     init: Callable[..., dict[str, Any]]
     apply: Callable[..., Any]

@@ -395,6 +395,7 @@ class Builder:
             "a value of the builder, a variable, a NumPy array such as numpy.array([0, -1]), or "
             "None for one that is left out",
             value,
+            "write numbers as an array",
         )
 
     def _inferred(
@@ -433,7 +434,7 @@ class Builder:
             reason = re.sub(r"\[\w+Error\] ", "", str(error)).strip()
             raise ArgumentValueError.stating(
                 f"{op_type} cannot be made of ({given}) and {attributes!r:.200} in opset "
-                f"{self.opset}: {reason}",
+                f"{self.opset}: {reason}; give other inputs or attributes",
                 value=op_type,
             ) from error
         for name in outputs:
@@ -463,6 +464,7 @@ class Builder:
                 f"an operator of opset {self.opset}"
                 + (f", such as {' or '.join(map(repr, similar))}" if similar else ""),
                 op_type,
+                "write its name as ONNX spells it",
             ) from None
 
     def _check_name(self, name: Any, what: str) -> None:

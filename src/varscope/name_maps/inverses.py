@@ -20,7 +20,7 @@ def inverse(rule: Rule) -> dict[str, Any]:
     """The data of the rule that leads back; NameMapError where there is none, which says why."""
     why = _obstacle(rule)
     if why is not None:
-        raise rule.error(f"it cannot be turned round: {why}")
+        raise rule.one_way(why)
     back = dict(_names(rule))
     for key, other in (("separator", "to_separator"), ("to_separator", "separator")):
         if key in rule.data:
@@ -135,18 +135,17 @@ def _names(rule: Rule) -> Mapping[str, Any]:
     read = list(texts) if isinstance(texts, list | tuple) else [texts]
     if rule.kind == "regex":
         if len(read) > 1 or len(rule.to) > 1 or rule.join or rule.division:
-            raise rule.error(
-                "it cannot be turned round: a regex that makes one tensor of many or many of one; "
-                "write it as a glob"
+            raise rule.one_way(
+                "a regex that makes one tensor of many or many of one", "write it as a glob"
             )
         expression, to = _turned_regex(rule, read[0], rule.to[0])
         return {"regex": expression, "to": to}
     if rule.kind == "glob":
         for text in rule.to:
             if not patterns.is_unambiguous(patterns.parse_glob(text, rule.to_separator)):
-                raise rule.error(
-                    f"it cannot be turned round: what {text!r} writes can be taken apart in "
-                    "several ways; write one wildcard a component, and one '**'"
+                raise rule.one_way(
+                    f"what {text!r} writes can be taken apart in several ways",
+                    "write one wildcard a component, and one '**'",
                 )
     return {rule.kind: _one_or_list(list(rule.to)), "to": _one_or_list(read)}
 
@@ -163,10 +162,7 @@ def _turned_table(rule: Rule) -> dict[str, str]:
         if written is None:
             continue
         if written in back:
-            raise rule.error(
-                f"it cannot be turned round: {back[written]!r} and {read!r} are both written as "
-                f"{written!r}"
-            )
+            raise rule.one_way(f"{back[written]!r} and {read!r} are both written as {written!r}")
         back[written] = read
     return back
 
@@ -220,7 +216,7 @@ def _turned_regex(rule: Rule, expression: str, to: str) -> tuple[str, str]:
         order = list(dict.fromkeys(part.number for part in written if isinstance(part, Captured)))
         back = _expression_of(written, order)
     except _NotTurned as error:
-        raise rule.error(f"it cannot be turned round: {error}") from None
+        raise rule.one_way(str(error)) from None
     template = "".join(
         part.replace("\\", "\\\\")
         if isinstance(part, str)

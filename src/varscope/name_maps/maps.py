@@ -58,11 +58,15 @@ class NameMap:
         self, rules: Sequence[Any], *, separator: str = "/", to_separator: str = "/"
     ) -> None:
         if not isinstance(rules, list | tuple):
-            raise NameMapError(f"the rules of a map are a list of dicts, not {kind_of(rules)}")
+            raise NameMapError(
+                f"the rules of a map are a list of dicts, not {kind_of(rules)}; write such a list"
+            )
         self._settings = {"separator": separator, "to_separator": to_separator}
         for key, value in self._settings.items():
             if not isinstance(value, str) or len(value) != 1:
-                raise NameMapError(f"{key!r} must be one character, such as '.', not {value!r:.80}")
+                raise NameMapError(
+                    f"{key!r} must be one character, such as '.', not {value!r:.80}; write one"
+                )
         self._rules = [Rule(number, rule, self._settings) for number, rule in enumerate(rules, 1)]
         self._forward: tuple[NameMap, list[int]] | None = None  # of an inverse: see inverse()
 
@@ -101,7 +105,7 @@ class NameMap:
             return cls([{"function": names}])
         raise NameMapError(
             "a name map is a list of rules, a dict {read name: written name}, a function, or the "
-            f"path of a file .json or .yaml, not {kind_of(names)}"
+            f"path of a file .json or .yaml, not {kind_of(names)}; give one of these"
         )
 
     @classmethod
@@ -110,7 +114,7 @@ class NameMap:
             if key not in _SETTINGS:
                 raise NameMapError(
                     f"the key {key!r:.80} is unknown beside 'rules'; known are "
-                    f"{', '.join(map(repr, _SETTINGS))}"
+                    f"{', '.join(map(repr, _SETTINGS))}; write one of these"
                 )
         return cls(
             data["rules"],
@@ -124,7 +128,7 @@ class NameMap:
         if not isinstance(data, list | dict):
             raise NameMapError(
                 f"{path}: a file holds a list of rules, {{'rules': [...]}}, or a dict "
-                f"{{read name: written name}}, not {kind_of(data)}"
+                f"{{read name: written name}}, not {kind_of(data)}; write one of these"
             )
         try:
             found = cls.of(data)
@@ -344,7 +348,7 @@ class _Planner:
                     there = ", ".join(map(self._shown, places)) or "none"
                     raise rule.error(
                         f"source {label!r} must be one of those that are read, and is "
-                        f"{len(found)}: {there}"
+                        f"{len(found)}: {there}; write the number or name of one"
                     )
                 numbers[label] = found[0]
         return numbers
@@ -421,10 +425,10 @@ class _Planner:
         """The error for a name that cannot be written, or is written already."""
         this = f"{name!r} of {self._shown(place)}"
         if not isinstance(written, str) or not written:
-            function = ", and a function returns one, or None to leave it out"
+            function = ", and a function returns one, or None to leave it out; return one of these"
             raise rule.error(
                 f"{this} would be written as {written!r:.80}; a name is a text that is not empty"
-                f"{function if rule.kind == 'function' else ''}"
+                f"{function if rule.kind == 'function' else '; write one'}"
             )
         number, other = self._plan.recipes[written].sources[0]
         if written in self._joins:
@@ -433,7 +437,7 @@ class _Planner:
             number, other = same[0].source, same[0].name
         return rule.error(
             f"two tensors would be written as {written!r}: {other!r} of "
-            f"{self._shown(number)} and {this}"
+            f"{self._shown(number)} and {this}; write a rule that tells them apart"
         )
 
 
@@ -498,7 +502,7 @@ class _Backwards:
             if origin is not None and found is not None:
                 raise rule.error(
                     f"{name!r} may have come from {read!r} or from {origin!r}: a rule that can "
-                    "write one name in two ways has no way back"
+                    "write one name in two ways has no way back; write two rules"
                 )
             if origin is not None:
                 found, read = (rule, alternative, fields), origin
@@ -548,7 +552,7 @@ def _check_reached(back: NameMap, kept: Sequence[Rule]) -> None:
                 name, other = taken[0]
                 raise rule.error(
                     f"it cannot be turned round: names such as {name!r} are taken back by rule "
-                    f"{other.number}, which can write them too"
+                    f"{other.number}, which can write them too; write patterns that do not meet"
                 )
 
 
@@ -558,17 +562,21 @@ def _check_reached(back: NameMap, kept: Sequence[Rule]) -> None:
 def _loaded(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".yaml", ".yml"):
-        raise NameMapError(f"{path}: the name of a file of rules ends in .json, .yaml or .yml")
+        raise NameMapError(
+            f"{path}: the name of a file of rules ends in .json, .yaml or .yml; rename it"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise NameMapError(f"{path}: the file is not UTF-8: {error}") from None
+        raise NameMapError(f"{path}: the file is not UTF-8: {error}; write it in UTF-8") from None
     try:
         return _loaded_json(text) if suffix == ".json" else _loaded_yaml(text, path)
     except RecursionError:
-        raise NameMapError(f"{path}: the data is nested too deeply") from None
+        raise NameMapError(
+            f"{path}: the data is nested too deeply; write a list of rules"
+        ) from None
     except ValueError as error:
-        raise NameMapError(f"{path}: {error}") from None
+        raise NameMapError(f"{path}: {error}; correct the file") from None
 
 
 def _loaded_json(text: str) -> Any:
@@ -587,7 +595,7 @@ def _loaded_yaml(text: str, path: Path) -> Any:
         yaml: Any = importlib.import_module("yaml")
     except ImportError as error:
         raise ImportError(
-            f'{path}: YAML needs PyYAML: pip install "varscope-core[yaml]"'
+            f'{path}: YAML needs PyYAML; install it, with pip install "varscope-core[yaml]"'
         ) from error
 
     def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:

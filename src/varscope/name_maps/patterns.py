@@ -69,13 +69,15 @@ def _component(part: str, text: str) -> Component:
             tokens.append(Wild("*", name))
         elif token[0] in "{}":
             raise PatternError(
-                f"{text!r}: a named wildcard is a name in braces, as in 'layers_{{i}}/kernel'; for "
-                "braces in names write a regex"
+                f"{text!r}: a named wildcard is a name in braces, as in 'layers_{{i}}/kernel'; "
+                "write such a one, or a regex for braces in names"
             )
         else:
             tokens.append(Wild(token) if token[0] in "*?" else token)
     if Wild("**") in tokens and len(tokens) > 1:
-        raise PatternError(f"{text!r}: '**' must be a component of its own, as in 'a/**/w'")
+        raise PatternError(
+            f"{text!r}: '**' must be a component of its own; write it so, as in 'a/**/w'"
+        )
     return tokens
 
 
@@ -136,7 +138,9 @@ class Expression:
         try:
             self.regex = re.compile(expression, re.DOTALL)
         except (re.error, RecursionError, OverflowError) as error:
-            raise PatternError(f"the regex {expression!r:.200} does not compile: {error}") from None
+            raise PatternError(
+                f"the regex {expression!r:.200} does not compile: {error}; correct it"
+            ) from None
         self._match = self.regex.fullmatch
         self._spelling = spelling
 
@@ -300,7 +304,7 @@ def reference_template(text: str, regex: re.Pattern[str]) -> tuple[Template, set
             names = "".join(f", {name!r}" for name in regex.groupindex)
             raise PatternError(
                 f"{text!r} asks for the group {part.key!r}, and the regex has {regex.groups} "
-                f"groups{names}"
+                f"groups{names}; write one of these"
             )
         written += "%s"
         numbers.append(number - 1)

@@ -81,7 +81,9 @@ class Rule:
     def __init__(self, number: int, data: object, settings: Mapping[str, Any]) -> None:
         self.number = number
         if not isinstance(data, Mapping):
-            raise self._wrong(data, f"a rule is a dict such as {_EXAMPLE}, not {kind_of(data)}")
+            raise self._wrong(
+                data, f"a rule is a dict such as {_EXAMPLE}, not {kind_of(data)}; write one"
+            )
         self.data: Mapping[str, Any] = data
         check_keys(self, data, _KEYS)
         self.kind = self._kind()
@@ -117,7 +119,13 @@ class Rule:
         )
 
     def expect(self, what: str, expected: str, value: object) -> NameMapError:
-        return self.error(f"{what!r} must be {expected}, not {shown(value)}")
+        return self.error(f"{what!r} must be {expected}, not {shown(value)}; write {expected}")
+
+    def one_way(
+        self, why: str, mend: str = "write the way back as a map of its own"
+    ) -> NameMapError:
+        """An error of a rule that has no inverse."""
+        return self.error(f"it cannot be turned round: {why}; {mend}")
 
     # --- what was written down
     def _kind(self) -> str:
@@ -125,7 +133,8 @@ class Rule:
         if len(kinds) != 1:
             said = f"it has {' and '.join(map(repr, kinds))}" if kinds else "it has none of these"
             raise self.error(
-                f"a rule has one of 'name', 'names', 'prefix', 'glob' and 'regex'; {said}"
+                f"a rule has one of 'name', 'names', 'prefix', 'glob' and 'regex'; {said}; "
+                "write one"
             )
         return kinds[0]
 
@@ -160,7 +169,9 @@ class Rule:
         if not given:
             return None, Along(0)
         if len(given) > 1:
-            raise self.error(f"{' and '.join(map(repr, given))} cannot both be in one rule")
+            raise self.error(
+                f"{' and '.join(map(repr, given))} cannot both be in one rule; write two"
+            )
         key = given[0]
         value = self.data[key]
         if not isinstance(value, Mapping):
@@ -189,18 +200,21 @@ class Rule:
             return
         wrong = [key for key in others if key in self.data]
         if wrong:
-            raise self.error(f"{wrong[0]!r} cannot stand beside {beside!r}")
+            raise self.error(f"{wrong[0]!r} cannot stand beside {beside!r}; write a rule for each")
 
     def _to(self) -> tuple[tuple[str, ...], tuple[Index, ...] | None]:
         if self.drop or self.kind in ("names", "function"):
             return (), None
         if "to" not in self.data:
-            raise self.error("'to' is missing: the name to write, or 'drop': true to leave it out")
+            raise self.error(
+                "'to' is missing: the name to write, or 'drop': true to leave it out; write one"
+            )
         to = self.data["to"]
         if isinstance(to, Mapping) and to and all(isinstance(name, str) for name in to):
             if self.division or self.join:
                 raise self.error(
-                    f"slices in 'to' cannot stand beside {self.division or self.join!r}"
+                    f"slices in 'to' cannot stand beside {self.division or self.join!r}; write "
+                    "one of them"
                 )
             return tuple(to), tuple(self._slice(value) for value in to.values())
         return self._texts("to", to, 'a name, a list of names or a dict {name: "slice"}'), None
@@ -235,7 +249,7 @@ class Rule:
             if not good and not (each is None and "source" not in self.data):
                 raise self.expect("source", "the number or the name of a file", value)
         if len(values) != 1 and not (values and self.join):
-            raise self.error("a list of sources is for 'stack' and 'concatenate'")
+            raise self.error("a list of sources is for 'stack' and 'concatenate'; write one source")
         return values
 
     def _table(self) -> dict[str, str | None]:
@@ -246,7 +260,7 @@ class Rule:
             if not isinstance(read, str) or not isinstance(written, str | None):
                 raise self.error(
                     f"{shown(read)}: {shown(written)} must be a name that is read, and the name "
-                    "that is written, or none to leave it out; both as text"
+                    "that is written, or none to leave it out; write both as text"
                 )
         return dict(table)
 
@@ -315,7 +329,7 @@ class Rule:
         raise self.error(
             f"{verb!r} needs one wildcard that numbers the tensors: one in {here} that is not in "
             f"{there}; there are {len(candidates)}{': ' if candidates else ''}"
-            f"{', '.join(candidates)} (or a list of names)"
+            f"{', '.join(candidates)} (or a list of names); write one"
         )
 
     def _unlike(
@@ -351,9 +365,13 @@ class Rule:
                 raise self.error("how many parts? write 'split': {'axis': 0, 'sizes': [64, 64]}")
         for along, count in ((self.joined, self._parts_joined()), (self.divided, len(self.to))):
             if isinstance(along.sizes, tuple) and count > 1 and len(along.sizes) != count:
-                raise self.error(f"there are {len(along.sizes)} sizes for {count} parts")
+                raise self.error(
+                    f"there are {len(along.sizes)} sizes for {count} parts; write one for each"
+                )
             if along.start and count > 1:
-                raise self.error("'start' is for parts that are numbered, and these are listed")
+                raise self.error(
+                    "'start' is for parts that are numbered, and these are listed; leave it out"
+                )
 
     def _parts_joined(self) -> int:
         return 0 if not self.join or self.joins_numbers else len(self.alternatives)
@@ -411,9 +429,14 @@ class Rule:
             return alternative.place
         text = fields[alternative.number]
         if _NUMBER.fullmatch(text) is None:
-            raise self.error(f"{name!r}: {text!r} numbers the parts, and is no number")
+            raise self.error(
+                f"{name!r}: {text!r} numbers the parts, and is no number; write a pattern that "
+                "takes numbers only"
+            )
         if int(text) < self.joined.start:
-            raise self.error(f"{name!r}: the parts start at {self.joined.start}")
+            raise self.error(
+                f"{name!r}: the parts start at {self.joined.start}; write a smaller 'start'"
+            )
         return int(text) - self.joined.start
 
     def ordered(self, written: str, parts: Mapping[int, View]) -> list[View]:
@@ -423,7 +446,7 @@ class Rule:
         if missing is not None:
             raise self.error(
                 f"{written!r} is made of {len(parts):,} tensors, such as "
-                f"{parts[max(parts)].name!r}, and {self._missing_part(missing)}"
+                f"{parts[max(parts)].name!r}, and {self._missing_part(missing)}; give all of them"
             )
         views = [parts[number] for number in range(count)]
         self._check_sizes(written, views)
@@ -449,7 +472,8 @@ class Rule:
         if tuple(found) != tuple(sizes):
             raise self.error(
                 f"{written!r}: the sizes on axis {self.joined.axis} are {shown(found)}, and not "
-                f"{shown(list(sizes))}: {', '.join(f'{v.name!r} {v.shape}' for v in views[:8])}"
+                f"{shown(list(sizes))}: {', '.join(f'{v.name!r} {v.shape}' for v in views[:8])}; "
+                "write the sizes that they have"
             )
 
     def samples(self) -> Iterator[str]:
@@ -502,8 +526,10 @@ def check_keys(rule: Rule, data: Mapping[Any, Any], allowed: Sequence[str]) -> N
     for key in data:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(allowed)}"
-            raise rule.error(f"the key {key!r:.80} is unknown{meant}")
+            meant = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(allowed)}"
+            raise rule.error(
+                f"the key {key!r:.80} is unknown; {meant}; write one of the known keys"
+            )
 
 
 def is_ints(values: object) -> bool:

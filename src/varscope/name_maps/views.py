@@ -24,13 +24,13 @@ def as_index(text: object) -> Index:
     """The index that a text such as `"0:768"` or `"[:, 0:64]"` stands for; else ValueError."""
     expected = 'a text such as "0:768" or "[:, 0:64]" (in YAML: in quotes)'
     if not isinstance(text, str):
-        raise ValueError(f"a slice must be {expected}, not {text!r:.100}")
+        raise ValueError(f"a slice must be {expected}, not {text!r:.100}; write it so")
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
     index = tuple(_as_entry(entry.strip()) for entry in inner.split(","))
     if None in index or index.count(...) > 1:
-        raise ValueError(f"a slice must be {expected}, not {text!r:.100}")
+        raise ValueError(f"a slice must be {expected}, not {text!r:.100}; write it so")
     return index  # type: ignore[return-value]
 
 
@@ -71,7 +71,9 @@ class View:
     def of(cls, source: int, name: str, tensor: Any) -> View:
         shape = tensor.shape
         if shape is None or None in shape:
-            raise NameMapError(f"the shape of {name!r}, {shape}, is not known yet")
+            raise NameMapError(
+                f"the shape of {name!r}, {shape}, is not known yet; read its values first"
+            )
         return cls(source, name, tensor, tuple(map(range, shape)), tuple(range(len(shape))))
 
     @property
@@ -84,7 +86,9 @@ class View:
         return taken
 
     def misfit(self, what: str) -> NameMapError:
-        return NameMapError(f"{self.name!r} has shape {self.shape}: {what}")
+        return NameMapError(
+            f"{self.name!r} has shape {self.shape}: {what}; write a rule that fits this shape"
+        )
 
     def axis(self, axis: int) -> int:
         """An axis counted from the front; NameMapError where there is none of this number."""
@@ -290,7 +294,8 @@ class Joined(Recipe):
             if _without(view.shape, self._axis, along) != _without(first.shape, self._axis, along):
                 raise NameMapError(
                     f"{first.name!r} has shape {first.shape} and {view.name!r} {view.shape}: they "
-                    f"cannot be {'stacked' if stacked else f'concatenated on axis {self._axis}'}"
+                    f"cannot be {'stacked' if stacked else f'concatenated on axis {self._axis}'}; "
+                    "write a rule that takes tensors that fit"
                 )
         shape = list(first.shape)
         shape[self._axis : self._axis + along] = [size]
@@ -337,7 +342,7 @@ def _put(values: np.ndarray, out: np.ndarray | None) -> np.ndarray:
 
 def _check_shape(out: np.ndarray, shape: tuple[int, ...]) -> None:
     if out.shape != shape:
-        raise ValueError(f"out must be an array of shape {shape}, not {out.shape}")
+        raise ValueError(f"out must be an array of shape {shape}, not {out.shape}; give such a one")
 
 
 def _common_dtype(views: Sequence[View]) -> np.dtype:
@@ -347,7 +352,7 @@ def _common_dtype(views: Sequence[View]) -> np.dtype:
         if view.tensor.dtype != dtype:
             raise NameMapError(
                 f"{first.name!r} has dtype {dtype} and {view.name!r} {view.tensor.dtype}: one "
-                "tensor cannot be made of both"
+                "tensor cannot be made of both; write a rule that takes tensors of one dtype"
             )
     return dtype
 

@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
             return shapes.as_dtype(name)
         except ArgumentTypeError:
             raise NotCoveredError.of(
-                "tf.bfloat16", "it comes with the package ml_dtypes: pip install ml_dtypes"
+                "tf.bfloat16", "it comes with a package; install it, with pip install ml_dtypes"
             ) from None
     return _missing(name)
 

@@ -96,7 +96,8 @@ class Elements:
     def __post_init__(self) -> None:
         if self.array.dtype.kind not in "biufcV" or self.array.size == 0:
             raise InitializerError(
-                f"constant_initializer needs numbers, at least one, not {self.array!r:.100}"
+                f"constant_initializer needs numbers, at least one, not {self.array!r:.100}; give "
+                "numbers, such as constant_initializer([1.0, 2.0])"
             )
         self.array.flags.writeable = False
 
@@ -110,7 +111,7 @@ class Elements:
         if self.array.size > size:
             raise InitializerError(
                 f"constant_initializer has {self.array.size:,} values, more than the {size:,} "
-                f"elements of shape {tuple(shape)}"
+                f"elements of shape {tuple(shape)}; give no more values than that"
             )
         flat = np.full(size, self.array.flat[self.array.size - 1], dtype)
         flat[: self.array.size] = self.array.reshape(-1)

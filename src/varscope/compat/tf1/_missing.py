@@ -25,16 +25,18 @@ LAYERS = (
 CELLS = "write the cell as a function that asks tf.get_variable for its kernel and bias"
 INPUTS = "pass arrays as arguments of the function that builds or runs the model"
 FILES = (
-    "varscope.save(tf.get_default_graph(), path) and varscope.restore(tf.get_default_graph(), "
-    "path), which reads the checkpoints of tf.train.Saver too"
+    "write varscope.save(tf.get_default_graph(), path), and varscope.restore("
+    "tf.get_default_graph(), path), which reads the checkpoints of tf.train.Saver too"
 )
-READING = "varscope.open(path) gives what a checkpoint or a folder of them holds, by name"
+READING = (
+    "use varscope.open(path), which gives what a checkpoint or a folder of them holds, by name"
+)
 LOGS = "log numbers with a logging library of your choice"
 GRAPH_OF_OPS = "a graph holds variables and names here, no operations; write Python functions"
 SESSIONS = "nothing runs on a device here: write tf.Session() without it"
 RANDOM = (
-    "for first values write initializer=tf.{0}_initializer(...) in tf.get_variable; elsewhere "
-    "{1} of numpy.random.default_rng(seed)"
+    "for first values write initializer=tf.{0}_initializer(...) in tf.get_variable; use {1} of "
+    "numpy.random.default_rng(seed) elsewhere"
 )
 HOOKS = "write it into the loop that trains"
 ASSIGN_EACH = "write v.assign(value) for each variable"
@@ -68,7 +70,7 @@ ADVICE = {
     "div": "write x / y, or numpy.floor_divide(x, y) for integers",
     "gather": "write x[indices]",
     "gather_nd": "write x[tuple(indices.T)]",
-    "identity": "write the value itself; an array does not need a name",
+    "identity": "an array does not need a name: write the value itself",
     "one_hot": "write numpy.eye(depth)[indices]",
     "reduce_logsumexp": "write numpy.log(numpy.sum(numpy.exp(x)))",
     "rsqrt": "write 1 / numpy.sqrt(x)",
@@ -80,7 +82,7 @@ ADVICE = {
     "shape": "write x.shape",
     "sigmoid": "write 1 / (1 + numpy.exp(-x))",
     "split": "write numpy.split(x, parts, axis)",
-    "stop_gradient": "write the value itself: there are no gradients here",
+    "stop_gradient": "there are no gradients here: write the value itself",
     "to_double": "write x.astype(numpy.float64)",
     "to_float": "write x.astype(numpy.float32)",
     "to_int32": "write x.astype(numpy.int32)",
@@ -117,7 +119,7 @@ ADVICE = {
     "tuple": "write tuple(values)",
     "while_loop": "write a while loop",
     "GraphDef": GRAPH_OF_OPS,
-    "errors": "what varscope raises is in varscope.errors, and is an exception of Python as well",
+    "errors": "use varscope.errors, whose exceptions are those of Python as well",
     "TensorArray": "write a list, and numpy.stack(list) at the end",
     # inputs and outputs
     "FixedLenFeature": INPUTS,
@@ -269,12 +271,14 @@ ADVICE = {
     "contrib.seq2seq": CELLS,
     "contrib.layers": LAYERS,
     "contrib.slim": LAYERS,
-    "contrib.framework": "only what creates and finds variables is there, and arg_scope",
+    "contrib.framework": "only what creates and finds variables is there, and arg_scope; write the "
+    "rest as functions of your own",
     "contrib.training.HParams": "write a dataclass, or types.SimpleNamespace(**values)",
     "contrib.training": INPUTS,
-    "compat": "only tf.compat.v1 is there, which is this module",
-    "contrib": "only framework, layers and slim are there, as far as variables are concerned",
-    "initializers": "tf.initializers holds initializers only; see help(varscope.initializers)",
+    "compat": "use tf.compat.v1, which is this module",
+    "contrib": "only framework, layers and slim are there, as far as variables are concerned; "
+    "write the rest as functions of your own",
+    "initializers": "tf.initializers holds initializers only; look at help(varscope.initializers)",
     "losses": "only regularization losses and the collection of losses are there; " + MATHEMATICS,
     "train": "only the global step and moving averages are there; " + GRADIENTS,
     "math": MATHEMATICS,
@@ -301,7 +305,7 @@ def refused(path: str, known: Mapping[str, Any] = MappingProxyType({})) -> NotCo
     nearest = difflib.get_close_matches(path.rpartition(".")[2], public, n=3, cutoff=0.8)
     return NotCoveredError.of(
         f"tf.{path}",
-        f"the nearest names that are: {', '.join(nearest)}"
+        f"write one of the nearest names that are: {', '.join(nearest)}"
         if nearest
         else "it has scopes, variables, initializers, regularizers, partitioners, collections, "
         "graphs, templates and sessions; for anything else use numpy or a library of its own",

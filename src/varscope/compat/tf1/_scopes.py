@@ -82,7 +82,7 @@ def as_tensor(value: Any, dtype: Any = None) -> np.ndarray:
         if not shapes.fits(array.dtype, wanted, "same_kind"):
             raise ArgumentTypeError(
                 f"a value of dtype {array.dtype} cannot be a first value of dtype {wanted}; "
-                f"convert it first: numpy.asarray(value).astype({str(wanted)!r})"
+                f"convert it first, with numpy.asarray(value).astype({str(wanted)!r})"
             )
         return array.astype(wanted)
     if not hasattr(value, "dtype"):

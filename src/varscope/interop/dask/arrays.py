@@ -233,7 +233,8 @@ def stored(tensors: Tensors, most: int) -> dict[str, Grid]:
         if places.odd[number] or not isinstance(dtype, np.dtype):
             raise CheckpointError.of(
                 path, name, "it is of a dtype that is not known, or in pieces, or in another byte "
-                "order, and workers read it as it lies there; write varscope.restore(graph, path)",
+                "order, and workers read it as it lies there",
+                "write varscope.restore(graph, path)",
             )  # fmt: skip
         if name in partitions:
             slicing = Slicing.of(shape, partitions[name])

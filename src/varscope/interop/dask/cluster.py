@@ -197,6 +197,7 @@ class Cluster(RemoteStorage):
     def make_each(
         self, variables: list[Any], sources: list[FirstValues], tick: Callable[[int], object]
     ) -> None:
+        """Let workers make the first values of variables."""
         futures = mapped(self.client, [source.task_key for source in sources], make, sources)
         for number, is_lost in completed(futures):
             if not is_lost:

@@ -284,7 +284,7 @@ def tensors_of(entries: Entries, target: Path) -> list[Tensor]:
         if isinstance(variable, Made):
             raise CheckpointError.of(
                 target, name, "a name map makes it of the values of variables, which a cluster "
-                "does not do; write a map that only renames",
+                "does not do", "write a map that only renames",
             )  # fmt: skip
         found.append(tensor_of_variable(name, variable))
     return found
@@ -316,7 +316,7 @@ def tensor_of(name: Any, array: Any, target: Path) -> Tensor:
         raise ArgumentTypeError.of(f"array {name!r:.100}", "a dask.array.Array", array)
     if not shapes.is_known(tuple(None if n != n else n for n in array.shape)):
         raise CheckpointError.of(
-            target, name, "the shape of this array is not known; call its compute_chunk_sizes()"
+            target, name, "the shape of this array is not known", "call its compute_chunk_sizes()"
         )
     dtype = shapes.as_dtype(array.dtype)
     starts = [list(itertools.accumulate(sizes, initial=0)) for sizes in array.chunks]

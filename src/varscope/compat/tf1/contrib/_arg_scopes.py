@@ -44,7 +44,7 @@ def arg_scoped_arguments(func: Any) -> tuple[str, ...]:
 
 def not_decorated(func: Any) -> ValueError:
     return ValueError(
-        f"{func!r:.200} cannot be used in arg_scope: decorate it with @add_arg_scope where it is "
+        f"{func!r:.200} cannot be used in arg_scope; decorate it with @add_arg_scope where it is "
         "defined"
     )
 
