@@ -91,6 +91,7 @@ cdef class NameTable:
     cdef uint32_t intern(self, str component) except NONE
     cdef uint32_t intern_base(self, str component) except? NONE
     cdef str text(self, uint32_t id)
+    cdef void expect_text(self, PyObject *text) noexcept
     cdef int reserve(self, uint32_t more) except -1
 
 
@@ -266,7 +267,6 @@ cdef class OpNames:
                              uint32_t last) noexcept
     cdef int put_run(self, uint32_t node, uint32_t first, uint32_t last, uint32_t name,
                      uint32_t counter) except -1
-    cdef list listed(self, uint32_t place)
     cdef int reserve(self, uint32_t more) except -1
     cdef uint32_t new_runs(self, uint32_t node, uint32_t name) except NONE
 
@@ -462,7 +462,6 @@ cdef class Registry:
     cdef bint has_variable(self, const NameScopeRef *scope, uint32_t name) except -1
     cdef str name_scope_path(self, NameScopeRef ref)
     cdef list rows_of(self, list chosen, str scope)
-    cdef object listed(self, uint32_t node, dict known, list nodes)
 
 # What a row was made of, so that it can be withdrawn: see journals in the pyx.
 cdef class Creation:
@@ -547,11 +546,26 @@ cdef struct Level:
     uint32_t parent            # which one it lies in, that comes before it; NONE: it is the scope
     uint32_t name              # as in ScopeTree: with FAMILY too
 
-cdef struct Told:
-    uint32_t place
+cdef struct Told:              # what a variable is
     uint32_t name
     uint32_t spec
     uint32_t site
+
+# Variables of a place that were created one after another.  Scopes are alike in generated models:
+# so the stretches of many places share what they tell.
+cdef struct Stretch:
+    uint32_t place
+    uint32_t first_row         # the number of the first variable here
+    uint32_t first             # in Excerpt.told, from where on they are told
+    uint32_t count
+
+# What it takes to find what was told already, while an excerpt is made.
+cdef struct Telling:
+    bint open                  # the last stretch may go on
+    uint64_t hash              # of what it tells
+    uint32_t stretch_capacity
+    uint32_t told_capacity
+    uint32_t recent[1024]      # by hash: the number of a stretch and one more
 
 cdef struct Suffixed:          # a variable whose op name is no path
     uint32_t row               # its number here
@@ -570,17 +584,25 @@ cdef class Excerpt:
     cdef Level *places                  # scopes of variables, the scope itself first
     cdef uint32_t *counts               # of variables in each place,
     cdef unsigned char *scattered       # and whether they do not lie side by side
-    cdef Told *rows                     # variables, in the order of creation
+    cdef Stretch *stretches             # variables, in the order of creation
+    cdef Told *told
     cdef Suffixed *suffixes             # in that order too
     cdef Level *op_places               # scopes of op names, the name scope itself first
     cdef Taken *taken
-    cdef uint32_t place_count, row_count, suffix_count, op_place_count, taken_count
+    cdef uint32_t place_count, stretch_count, told_count, row_count
+    cdef uint32_t suffix_count, op_place_count, taken_count
     cdef unsigned char *bearing         # by name: whether a variable has it as its last component
     cdef bint named                     # there is a name scope,
     cdef bint aligned                   # of the same path as the scope,
     cdef bint canonical                 # that lies in no family
     cdef int read(self, Registry graph, uint32_t top, const NameScopeRef *scope, bint named,
                   list contents) except -1
+    cdef const Stretch *stretch_of(self, uint32_t row) noexcept
+    cdef const Told *told_of(self, uint32_t row) noexcept
+    cdef int add_row(self, Telling *telling, uint32_t place, uint32_t name, uint32_t spec,
+                     uint32_t site) except -1
+    cdef int add_alike(self, Telling *telling, uint32_t place) except -1
+    cdef void end_stretch(self, Telling *telling) noexcept
     cdef int look_at_rows(self) except -1
     cdef int leave_out_incomplete(self, list contents) except -1
     cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,

@@ -22,12 +22,14 @@ cdef class Excerpt:
     """The variables below a scope and the op names that are taken there, without their graph.
 
     Names, specs and creation sites are lists; variables, scopes and op names are rows of numbers of
-    these.  So it is told, pickled, and declared anew in time that a few copies of memory take.
+    these.  Variables of a scope follow one another, and scopes are alike: what was told of one is
+    told of others by saying where.  So little is written, pickled and read.
     """
 
     def __dealloc__(self):
         PyMem_Free(self.places)
-        PyMem_Free(self.rows)
+        PyMem_Free(self.stretches)
+        PyMem_Free(self.told)
         PyMem_Free(self.op_places)
         PyMem_Free(self.taken)
         PyMem_Free(self.suffixes)
@@ -42,7 +44,7 @@ cdef class Excerpt:
         """What one of its variables is."""
         if row >= self.row_count:
             raise IndexError(row)
-        return self.specs[self.rows[row].spec]
+        return self.specs[self.told_of(row).spec]
 
     def path(self, uint32_t row):
         """The path of one of its variables, from the scope on."""
@@ -50,7 +52,7 @@ cdef class Excerpt:
         cdef list parts
         if row >= self.row_count:
             raise IndexError(row)
-        parts, place = [self.names[self.rows[row].name]], self.rows[row].place
+        parts, place = [self.names[self.told_of(row).name]], self.stretch_of(row).place
         while place != 0:
             parts.append(self.names[self.places[place].name])
             place = self.places[place].parent
@@ -64,10 +66,11 @@ cdef class Excerpt:
         return restored_excerpt, (
             self.names, self.specs, sites, self.wholes, self.aligned,
             packed(<uint32_t *>self.places, self.place_count * (sizeof(Level) // 4)),
-            packed(<uint32_t *>self.rows, self.row_count * (sizeof(Told) // 4)),
+            packed(<uint32_t *>self.told, self.told_count * (sizeof(Told) // 4)),
             packed(<uint32_t *>self.suffixes, self.suffix_count * (sizeof(Suffixed) // 4)),
             packed(<uint32_t *>self.op_places, self.op_place_count * (sizeof(Level) // 4)),
-            packed(<uint32_t *>self.taken, self.taken_count * (sizeof(Taken) // 4)))
+            packed(<uint32_t *>self.taken, self.taken_count * (sizeof(Taken) // 4)),
+            packed(<uint32_t *>self.stretches, self.stretch_count * (sizeof(Stretch) // 4)))
 
     # --- from a graph
     cdef int read(self, Registry graph, uint32_t top, const NameScopeRef *scope, bint named,
@@ -101,13 +104,7 @@ cdef class Excerpt:
             else:
                 self.new_places(graph, ROOT, 0, flags, at, names, &self.op_places,
                                 &self.op_place_count)
-            # All names are there by now; those of variables elsewhere too: it is only more to see.
-            self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
-            if self.bearing == NULL:
-                raise MemoryError()
-            for i in range(graph.names.count):
-                if names[i] and graph.names.names[i].of_variable:
-                    self.bearing[names[i] - 1] = True
+            self.look_at_rows()        # all names are there by now
         finally:
             PyMem_Free(flags)
             PyMem_Free(at)
@@ -117,38 +114,123 @@ cdef class Excerpt:
             self.leave_out_incomplete(contents)
         return 0
 
+    cdef const Stretch *stretch_of(self, uint32_t row) noexcept:
+        cdef uint32_t low = 0, high = self.stretch_count - 1, middle
+        while low < high:
+            middle = high - (high - low) // 2
+            if self.stretches[middle].first_row <= row:
+                low = middle
+            else:
+                high = middle - 1
+        return &self.stretches[low]
+
+    cdef const Told *told_of(self, uint32_t row) noexcept:
+        cdef const Stretch *stretch = self.stretch_of(row)
+        return &self.told[stretch.first + (row - stretch.first_row)]
+
+    cdef int add_row(self, Telling *telling, uint32_t place, uint32_t name, uint32_t spec,
+                     uint32_t site) except -1:
+        """Tell of a variable; `end_stretch` comes behind the last one."""
+        cdef Stretch *stretch
+        cdef Told *told
+        if not telling.open or self.stretches[self.stretch_count - 1].place != place:
+            self.end_stretch(telling)
+            telling.open = True
+            if self.stretch_count == telling.stretch_capacity:
+                self.stretches = <Stretch *>grown(self.stretches, &telling.stretch_capacity,
+                                                  sizeof(Stretch))
+            stretch = &self.stretches[self.stretch_count]
+            stretch.place, stretch.first_row = place, self.row_count
+            stretch.first, stretch.count = self.told_count, 0
+            self.stretch_count += 1
+        if self.told_count == telling.told_capacity:
+            self.told = <Told *>grown(self.told, &telling.told_capacity, sizeof(Told))
+        told = &self.told[self.told_count]
+        told.name, told.spec, told.site = name, spec, site
+        telling.hash = ((telling.hash ^ name ^ <uint64_t>spec << 32 ^ <uint64_t>site << 44)
+                        * <uint64_t>0x9E3779B97F4A7C15ULL)
+        self.stretches[self.stretch_count - 1].count += 1
+        self.told_count += 1
+        self.row_count += 1
+        return 0
+
+    cdef int add_alike(self, Telling *telling, uint32_t place) except -1:
+        """Tell of variables that are as the last stretch, in another place."""
+        cdef Stretch *stretch
+        self.end_stretch(telling)
+        if self.stretch_count == telling.stretch_capacity:
+            self.stretches = <Stretch *>grown(self.stretches, &telling.stretch_capacity,
+                                              sizeof(Stretch))
+        stretch = &self.stretches[self.stretch_count]
+        stretch[0] = self.stretches[self.stretch_count - 1]
+        stretch.place, stretch.first_row = place, self.row_count
+        self.stretch_count += 1
+        self.row_count += stretch.count
+        return 0
+
+    cdef void end_stretch(self, Telling *telling) noexcept:
+        """Share what the last stretch tells, where one not long ago told the same."""
+        cdef Stretch *stretch
+        cdef const Stretch *other
+        cdef uint32_t *recent
+        if not telling.open:
+            return
+        telling.open = False
+        stretch = &self.stretches[self.stretch_count - 1]
+        recent = &telling.recent[telling.hash >> 54]
+        telling.hash = 0
+        if recent[0]:
+            other = &self.stretches[recent[0] - 1]
+            if other.count == stretch.count and memcmp(
+                    &self.told[other.first], &self.told[stretch.first],
+                    stretch.count * sizeof(Told)) == 0:
+                self.told_count = stretch.first
+                stretch.first = other.first
+        recent[0] = self.stretch_count
+
     cdef int leave_out_incomplete(self, list contents) except -1:
         """Leave out variables in parts of which another thread has withdrawn some until now."""
         cdef dict below = {}
         cdef set out = set()
         cdef list moved = []
-        cdef uint32_t i, kept_rows = 0
-        self.look_at_rows()
+        cdef Stretch *stretches = self.stretches
+        cdef Told *told = self.told
+        cdef const Told *each
+        cdef Telling telling
+        cdef uint32_t i, k, stretch_count = self.stretch_count, kept = 0
         for i in range(1, self.place_count):
             below[self.places[i].parent, self.places[i].name] = i
-        for place, name, kept in self.wholes:
+        for place, name, whole in self.wholes:
             i = below.get((place, name), 0)
-            if i == 0 or self.counts[i] < <uint32_t>kept.slicing.count:
+            if i == 0 or self.counts[i] < <uint32_t>whole.slicing.count:
                 out.add(i)
         if not out:
             return 0
         self.wholes = [whole for whole in self.wholes if below.get(whole[:2], 0) not in out]
-        for i in range(self.row_count):
-            if self.rows[i].place in out and self.names[self.rows[i].name].startswith("part_"):
-                moved.append(None)
-                continue
-            moved.append(kept_rows)
-            self.rows[kept_rows] = self.rows[i]
-            kept_rows += 1
-        self.row_count = kept_rows
+        memset(&telling, 0, sizeof(Telling))
+        self.stretches, self.told = NULL, NULL
+        self.stretch_count = self.told_count = self.row_count = 0
+        try:
+            for i in range(stretch_count):
+                for k in range(stretches[i].count):
+                    each = &told[stretches[i].first + k]
+                    if (stretches[i].place in out
+                            and self.names[each.name].startswith("part_")):
+                        moved.append(None)
+                        continue
+                    moved.append(self.row_count)
+                    self.add_row(&telling, stretches[i].place, each.name, each.spec, each.site)
+            self.end_stretch(&telling)
+        finally:
+            PyMem_Free(stretches)
+            PyMem_Free(told)
         self.look_at_rows()
-        kept_rows = 0
         for i in range(self.suffix_count):
             if moved[self.suffixes[i].row] is not None:
-                self.suffixes[kept_rows].row = moved[self.suffixes[i].row]
-                self.suffixes[kept_rows].suffix = self.suffixes[i].suffix
-                kept_rows += 1
-        self.suffix_count = kept_rows
+                self.suffixes[kept].row = moved[self.suffixes[i].row]
+                self.suffixes[kept].suffix = self.suffixes[i].suffix
+                kept += 1
+        self.suffix_count = kept
         if contents is not None:
             contents[:] = [(moved[row], content) for row, content in contents
                            if moved[row] is not None]
@@ -156,30 +238,24 @@ cdef class Excerpt:
 
     cdef int read_rows(self, Registry graph, uint32_t top, unsigned char *flags, uint32_t *at,
                        uint32_t *names, list contents) except -1:
-        cdef uint32_t row, count = 0, node, name, turn = 0
+        cdef uint32_t row, node, name, turn = 0, alike, count = graph.table.count
+        cdef uint32_t behind = 0               # the row behind the last one that was told
         cdef list renamed = sorted(graph.renamed)      # by row, as those here are
-        # A variable that was made in parts may have the path of the scope: it does not lie below.
-        cdef bint shards = top != ROOT and graph.partition(
-            graph.tree.nodes[top].parent, graph.tree.nodes[top].name) is not None
+        cdef bint shards = has_shards(graph, top)
         cdef uint32_t *specs = NULL            # by number: that here and one more
         cdef uint32_t *sites = NULL
         cdef uint64_t key
-        cdef Row *r
-        cdef Told *new
+        cdef const Row *r
+        cdef const Row *rows = graph.table.rows
+        cdef Telling telling
+        memset(&telling, 0, sizeof(Telling))
         for row in range(graph.tree.count):
             if flags[row] & OF_ROWS and graph.tree.nodes[row].rows:
                 flags[row] |= FOR_ROWS
-        if top == ROOT:
-            count = graph.table.count
-        else:
-            for row in range(graph.table.count):
-                count += flags[graph.table.rows[row].node] & OF_ROWS
         self.new_places(graph, top, FOR_ROWS, flags, at, names, &self.places, &self.place_count)
-        self.rows = <Told *>PyMem_Malloc((count + 1) * sizeof(Told))
         self.suffixes = <Suffixed *>PyMem_Malloc((len(renamed) + 1) * sizeof(Suffixed))
-        if self.rows == NULL or self.suffixes == NULL:
+        if self.suffixes == NULL:
             raise MemoryError()
-        expect(self.rows, count * sizeof(Told))
         for number in renamed:
             r = &graph.table.rows[<uint32_t>number]
             if flags[r.node] & OF_ROWS and not (shards and r.node == top and is_shard(graph, r)):
@@ -188,40 +264,45 @@ cdef class Excerpt:
                 self.suffix_count += 1
         try:
             specs, sites = numbers(len(graph.specs)), numbers(len(graph.sites))
-            for row in range(graph.table.count):
-                r = &graph.table.rows[row]
+            row = 0
+            while row < count:
+                r = &rows[row]
                 if not flags[r.node] & OF_ROWS or shards and r.node == top and is_shard(graph, r):
+                    row += 1
                     continue
-                new = &self.rows[self.row_count]
-                new.place = at[r.node]
+                alike = 0
+                if self.stretch_count and row == behind:
+                    alike = self.stretches[self.stretch_count - 1].count
+                    if (alike > count - row or shards and r.node == top
+                            or turn < self.suffix_count and self.suffixes[turn].row < row + alike
+                            or not are_alike(&rows[row - alike], r, alike, count - row)):
+                        alike = 0
+                if alike:
+                    self.add_alike(&telling, at[r.node])
+                    row = behind = row + alike
+                    continue
                 if names[r.name] == 0:
                     self.number(graph.names.text(r.name), names, r.name)
-                new.name = names[r.name] - 1
                 if specs[r.spec] == 0:
                     self.specs.append(graph.specs[r.spec])
                     specs[r.spec] = <uint32_t>len(self.specs)
                 if sites[r.site] == 0:
                     self.sites.append(graph.sites[r.site])
                     sites[r.site] = <uint32_t>len(self.sites)
-                new.spec, new.site = specs[r.spec] - 1, sites[r.site] - 1
                 if turn < self.suffix_count and self.suffixes[turn].row == row:
                     self.suffixes[turn].row = self.row_count
                     turn += 1
                 if r.content != NULL and is_filled(r.content) and contents is not None:
                     contents.append((self.row_count, place_of(r.content) if is_tag(r.content)
                                      else <object>r.content))
-                self.row_count += 1
+                self.add_row(&telling, at[r.node], names[r.name] - 1, specs[r.spec] - 1,
+                             sites[r.site] - 1)
+                row += 1
+                behind = row
+            self.end_stretch(&telling)
         finally:
             PyMem_Free(specs)
             PyMem_Free(sites)
-        self.counts = numbers(self.place_count)
-        self.scattered = <unsigned char *>PyMem_Calloc(self.place_count, 1)
-        if self.scattered == NULL:
-            raise MemoryError()
-        for node in range(graph.tree.count):
-            if flags[node] & OF_ROWS and flags[node] & FOR_ROWS:
-                self.counts[at[node]] = graph.tree.nodes[node].rows
-                self.scattered[at[node]] = graph.tree.nodes[node].rows == INDEXED
         for number, kept in graph.partitions.items():
             key = number
             node, name = <uint32_t>(key >> 32), <uint32_t>key
@@ -328,43 +409,48 @@ cdef class Excerpt:
 
     cdef int look_at_rows(self) except -1:
         """Note how many variables lie in each place, how, and what they are called."""
-        cdef uint32_t *behind = numbers(self.place_count)      # where the last one ended
-        cdef uint32_t i, place
+        cdef const Stretch *stretch
+        cdef uint32_t i
         PyMem_Free(self.counts)
         PyMem_Free(self.scattered)
         PyMem_Free(self.bearing)
         self.counts = NULL
         self.scattered = self.bearing = NULL
-        try:
-            self.counts = numbers(self.place_count)
-            self.scattered = <unsigned char *>PyMem_Calloc(self.place_count, 1)
-            self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
-            if self.scattered == NULL or self.bearing == NULL:
-                raise MemoryError()
-            for i in range(self.row_count):
-                place = self.rows[i].place
-                self.bearing[self.rows[i].name] = True
-                if behind[place] != i and self.counts[place]:
-                    self.scattered[place] = True
-                self.counts[place] += 1
-                behind[place] = i + 1
-        finally:
-            PyMem_Free(behind)
+        self.counts = numbers(self.place_count)
+        self.scattered = <unsigned char *>PyMem_Calloc(self.place_count, 1)
+        self.bearing = <unsigned char *>PyMem_Calloc(len(self.names) + 1, 1)
+        if self.scattered == NULL or self.bearing == NULL:
+            raise MemoryError()
+        for i in range(self.stretch_count):
+            stretch = &self.stretches[i]
+            self.scattered[stretch.place] = self.counts[stretch.place] != 0
+            self.counts[stretch.place] += stretch.count
+        for i in range(self.told_count):
+            self.bearing[self.told[i].name] = True
         return 0
 
     # --- from a pickle
     cdef int check(self) except -1:
         """Whether all numbers are ones of something that is there."""
         cdef uint32_t i, names = <uint32_t>len(self.names)
+        cdef uint64_t rows = 0
+        cdef const Stretch *stretch
         cdef bint good = self.place_count > 0 and self.op_place_count > 0
         for i in range(1, self.place_count):
             good &= self.places[i].parent < i and self.places[i].name < names
         for i in range(1, self.op_place_count):
             good &= self.op_places[i].parent < i and self.op_places[i].name & ~FAMILY < names
-        for i in range(self.row_count):
-            good &= (self.rows[i].place < self.place_count and self.rows[i].name < names
-                     and self.rows[i].spec < <uint32_t>len(self.specs)
-                     and self.rows[i].site < <uint32_t>len(self.sites))
+        for i in range(self.stretch_count):
+            stretch = &self.stretches[i]
+            good &= (stretch.place < self.place_count and stretch.first_row == rows
+                     and 0 < stretch.count <= self.told_count
+                     and stretch.first <= self.told_count - stretch.count)
+            rows += stretch.count
+        good &= rows < FAMILY
+        for i in range(self.told_count):
+            good &= (self.told[i].name < names and self.told[i].spec < <uint32_t>len(self.specs)
+                     and self.told[i].site < <uint32_t>len(self.sites))
+        self.row_count = <uint32_t>rows
         for i in range(self.suffix_count):
             good &= self.suffixes[i].row < self.row_count and (
                 i == 0 or self.suffixes[i - 1].row < self.suffixes[i].row)
@@ -378,6 +464,24 @@ cdef class Excerpt:
                 "what was pickled of a graph does not fit together; pickle the graph again")
         self.look_at_rows()
         return 0
+
+
+cdef inline bint are_alike(const Row *last, const Row *row, uint32_t count, size_t left) noexcept:
+    """Whether rows without values are all of a scope and as the ones of the scope before."""
+    cdef uint32_t i, node = row.node
+    if node == last.node or left > count and row[count].node == node:
+        return False
+    for i in range(count):
+        if (row[i].node != node or row[i].name != last[i].name or row[i].spec != last[i].spec
+                or row[i].site != last[i].site or row[i].content != NULL):
+            return False
+    return True
+
+
+cdef bint has_shards(Registry graph, uint32_t node) except -1:
+    """Whether a variable in parts has the path of a scope: its shards do not lie below that."""
+    return node != ROOT and graph.partition(
+        graph.tree.nodes[node].parent, graph.tree.nodes[node].name) is not None
 
 
 cdef inline bint is_shard(Registry graph, const Row *row):
@@ -413,18 +517,21 @@ cdef void *unpacked(bytes packed, size_t size, uint32_t *count) except NULL:
 
 def restored_excerpt(list names not None, list specs not None, list sites not None,
                      list wholes not None, bint aligned, bytes places not None,
-                     bytes rows not None, bytes suffixes not None, bytes op_places not None,
-                     bytes taken not None):
+                     bytes told not None, bytes suffixes not None, bytes op_places not None,
+                     bytes taken not None, bytes stretches not None):
     """An excerpt that was pickled."""
     cdef Excerpt new = Excerpt.__new__(Excerpt)
     for name in names:
+        if PyUnicode_CheckExact(name) and is_component(<str>name, False):
+            continue
         for part in components(exact(name, "a pickled name"), False):
             if part != name:
                 raise errors.InvalidNameError.bad_character(name, name.index("/"))
     new.names, new.specs, new.sites, new.wholes, new.aligned = names, specs, sites, wholes, aligned
     new.named = new.canonical = True           # a whole graph is what is pickled
     new.places = <Level *>unpacked(places, sizeof(Level), &new.place_count)
-    new.rows = <Told *>unpacked(rows, sizeof(Told), &new.row_count)
+    new.told = <Told *>unpacked(told, sizeof(Told), &new.told_count)
+    new.stretches = <Stretch *>unpacked(stretches, sizeof(Stretch), &new.stretch_count)
     new.suffixes = <Suffixed *>unpacked(suffixes, sizeof(Suffixed), &new.suffix_count)
     new.op_places = <Level *>unpacked(op_places, sizeof(Level), &new.op_place_count)
     new.taken = <Taken *>unpacked(taken, sizeof(Taken), &new.taken_count)
@@ -534,14 +641,18 @@ def root_of(Registry graph not None):
 
 
 def rows_below(Spot spot not None):
-    """The numbers of the variables below a scope, in order."""
+    """The numbers of the variables that an excerpt of a scope tells of, in order."""
     cdef Registry graph = spot.graph
     cdef uint32_t row
+    cdef bint shards
     cdef list rows = []
     cdef Held held
     hold(&held, <PyObject *>graph)
+    shards = has_shards(graph, spot.node)
     for row in range(graph.table.count):
-        if graph.below(graph.table.rows[row].node, spot.node):
+        if graph.below(graph.table.rows[row].node, spot.node) and not (
+                shards and graph.table.rows[row].node == spot.node
+                and is_shard(graph, &graph.table.rows[row])):
             rows.append(row)
     release(&held)
     return rows

@@ -2,6 +2,9 @@
 
 # === Joining ====================================================================================
 
+cdef enum:
+    AHEAD = 8                  # names of which the places are fetched before they are looked at
+
 # A scope in which an excerpt is declared.
 cdef struct Target:
     uint32_t job
@@ -62,6 +65,8 @@ cdef class Translated:
         if <uint32_t>len(excerpt.names) > graph.names.count:
             graph.names.reserve(<uint32_t>len(excerpt.names))
         for i in range(<uint32_t>len(excerpt.names)):
+            if i + AHEAD < <uint32_t>len(excerpt.names):
+                graph.names.expect_text(<PyObject *>excerpt.names[i + AHEAD])
             self.names[i] = graph.names.intern(excerpt.names[i])
             if i & 0xFFFF == 0xFFFF:
                 PyErr_CheckSignals()
@@ -90,22 +95,30 @@ cdef class Translated:
         return 0
 
     cdef inline uint32_t name(self, uint32_t row) noexcept:
-        return self.names[self.excerpt.rows[row].name]
+        return self.names[self.excerpt.told_of(row).name]
+
+    cdef bint has(self, uint32_t place, uint32_t name) noexcept:
+        """Whether a variable of this name lies there."""
+        cdef const Stretch *stretch
+        cdef uint32_t i, k
+        for i in range(self.excerpt.stretch_count):
+            stretch = &self.excerpt.stretches[i]
+            for k in range(stretch.count if stretch.place == place else 0):
+                if self.names[self.excerpt.told[stretch.first + k].name] == name:
+                    return True
+        return False
 
     cdef int look_at_rows(self) except -1:
         """How many rows the index has to know, and which may have op names that are no paths."""
         cdef Excerpt excerpt = self.excerpt
         cdef unsigned char *look = <unsigned char *>PyMem_Calloc(len(excerpt.names) + 1, 1)
-        cdef uint32_t i, turn = 0, capacity = 0
+        cdef const Stretch *stretch
+        cdef uint32_t i, k, row, turn = 0, capacity = 0
         cdef bint suffixed, any = excerpt.suffix_count != 0
         cdef Name *name
         if look == NULL:
             raise MemoryError()
         try:
-            for i in range(excerpt.place_count):
-                if excerpt.scattered[i] and excerpt.counts[i] == INDEXED:
-                    excerpt.look_at_rows()     # only the index knew how many there are
-                    break
             for i in range(excerpt.place_count):
                 if excerpt.scattered[i] or excerpt.counts[i] > FEW:
                     self.indexed += excerpt.counts[i]
@@ -114,12 +127,17 @@ cdef class Translated:
                     name = &self.graph.names.names[self.names[i]]
                     look[i] = name.named_op or name.suffix != 0
                     any = any or look[i]
-            for i in range(excerpt.row_count if any else 0):
-                suffixed = turn < excerpt.suffix_count and excerpt.suffixes[turn].row == i
-                if look[excerpt.rows[i].name] or suffixed:
+            for i in range(excerpt.stretch_count if any else 0):
+                stretch = &excerpt.stretches[i]
+                for k in range(stretch.count):
+                    row = stretch.first_row + k
+                    suffixed = (turn < excerpt.suffix_count
+                                and excerpt.suffixes[turn].row == row)
+                    if not suffixed and not look[excerpt.told[stretch.first + k].name]:
+                        continue
                     if self.flagged_count == capacity:
                         self.flagged = <Suffixed *>grown(self.flagged, &capacity, sizeof(Suffixed))
-                    self.flagged[self.flagged_count].row = i
+                    self.flagged[self.flagged_count].row = row
                     self.flagged[self.flagged_count].suffix = 0
                     if suffixed:
                         self.flagged[self.flagged_count].suffix = excerpt.suffixes[turn].suffix
@@ -180,15 +198,6 @@ cdef class Translated:
             idmap_put(&self.copies, place, number, new)
             self.op_place_count += 1
         return new
-
-
-cdef void *grown(void *memory, uint32_t *capacity, size_t size) except NULL:
-    cdef uint32_t larger = room(capacity[0])
-    cdef void *found = PyMem_Realloc(memory, larger * size)
-    if found == NULL:
-        raise MemoryError()
-    capacity[0] = larger
-    return found
 
 
 cdef void translate_places(const Level *places, uint32_t count, const uint32_t *names,
@@ -406,8 +415,10 @@ cdef class Joining:
         """
         cdef Registry graph = self.graph
         cdef VariableTable table = graph.table
-        cdef uint32_t i, row, found, node
+        cdef uint32_t i, s, k, found, node, name
         cdef uint32_t *nodes
+        cdef const Stretch *stretch
+        cdef const Told *told
         cdef Translated job
         cdef list clashes = []
         self.seen = table.count + table.removed
@@ -421,31 +432,35 @@ cdef class Joining:
             job = self.jobs[self.targets[i].job]
             nodes = &self.nodes[self.targets[i].first_node]
             if self.targets[i].old or self.mode == SHARE:
-                for row in range(job.excerpt.row_count):
-                    node = nodes[job.excerpt.rows[row].place]
-                    found = table.find(node, job.name(row))
-                    if found == NONE:
-                        if self.mode == SHARE:
-                            self.refuse_missing(node, job.name(row))
-                        if graph.partition(node, job.name(row)) is not None:
-                            clashes.append(graph.join(node, job.name(row)))
-                        continue
-                    if not self.mode:
-                        clashes.append(graph.row_path(found))
-                        continue
-                    self.see_that_it_fits(found, job.specs[job.excerpt.rows[row].spec])
-                    if self.there == NULL:
-                        self.there = <unsigned char *>PyMem_Calloc(self.total + 1, 1)
+                for s in range(job.excerpt.stretch_count):
+                    stretch = &job.excerpt.stretches[s]
+                    node = nodes[stretch.place]
+                    for k in range(stretch.count):
+                        told = &job.excerpt.told[stretch.first + k]
+                        name = job.names[told.name]
+                        found = table.find(node, name)
+                        if found == NONE:
+                            if self.mode == SHARE:
+                                self.refuse_missing(node, name)
+                            if graph.partition(node, name) is not None:
+                                clashes.append(graph.join(node, name))
+                            continue
+                        if not self.mode:
+                            clashes.append(graph.row_path(found))
+                            continue
+                        self.see_that_it_fits(found, job.specs[told.spec])
                         if self.there == NULL:
-                            raise MemoryError()
-                    self.there[self.targets[i].first_row + row] = True
-                for place, name, _, kept in job.wholes:
-                    node = nodes[<uint32_t>place]
-                    other = graph.partition(node, <uint32_t>name)
-                    if other is None and table.find(node, <uint32_t>name) == NONE:
+                            self.there = <unsigned char *>PyMem_Calloc(self.total + 1, 1)
+                            if self.there == NULL:
+                                raise MemoryError()
+                        self.there[self.targets[i].first_row + stretch.first_row + k] = True
+                for place, whole, _, kept in job.wholes:
+                    node, name = nodes[<uint32_t>place], <uint32_t>whole
+                    other = graph.partition(node, name)
+                    if other is None and table.find(node, name) == NONE:
                         continue
                     if other is None or not self.mode or other.slicing != kept.slicing:
-                        clashes.append(graph.join(node, <uint32_t>name))
+                        clashes.append(graph.join(node, name))
         if clashes:
             found = graph.find_row(ROOT, clashes[0])
             site = None if found == NONE else site_text(graph.sites[table.rows[found].site])
@@ -504,7 +519,7 @@ cdef class Joining:
             job = self.jobs[target.job]
             for row in range(job.excerpt.row_count):
                 if not self.is_there(target, row):
-                    place = job.excerpt.rows[row].place
+                    place = job.excerpt.stretch_of(row).place
                     refuse_variable(self.graph.join(self.nodes[target.first_node + place],
                                                     job.name(row)))
         return 0
@@ -701,7 +716,7 @@ cdef class Joining:
             row = job.flagged[i].row
             suffix = UNKNOWN
             if target.aligned:
-                at = self.nodes[target.first_node + job.excerpt.rows[row].place]
+                at = self.nodes[target.first_node + job.excerpt.stretch_of(row).place]
                 if at != node:
                     node = at
                     self.graph.as_name_scope(node, &scope)
@@ -732,10 +747,10 @@ cdef class Joining:
     cdef int name_late(self, Renaming *renaming) except -1:
         cdef Target *target = &self.targets[renaming.target]
         cdef Translated job = self.jobs[target.job]
-        cdef Told *row = &job.excerpt.rows[renaming.row]
+        cdef uint32_t place = job.excerpt.stretch_of(renaming.row).place
         cdef NameScopeRef scope
-        cdef uint32_t used, i, id, name = job.name(renaming.row)
-        self.graph.as_name_scope(self.nodes[target.first_node + row.place], &scope)
+        cdef uint32_t used, id, name = job.name(renaming.row)
+        self.graph.as_name_scope(self.nodes[target.first_node + place], &scope)
         used = self.graph.taken(&scope, name)
         renaming.suffix = 0
         if used == 0 or self.is_there(target, renaming.row):
@@ -745,10 +760,7 @@ cdef class Joining:
             # Another of the new variables may have that for its path.
             text = suffixed(self.graph.names.text(name), used)
             id = self.graph.names.find(<PyObject *>text)
-            for i in range(job.excerpt.row_count):
-                if job.excerpt.rows[i].place == row.place and job.name(i) == id:
-                    break
-            else:
+            if id == NONE or not job.has(place, id):
                 break
             used += 1
         renaming.suffix = used
@@ -870,12 +882,13 @@ cdef class Joining:
     cdef void add_rows(self) noexcept:
         """Nothing here can fail."""
         cdef VariableTable table = self.graph.table
-        cdef uint32_t i, row, first = table.count, added
+        cdef uint32_t i, s, k, row, first = table.count, added
         cdef PyObject *content
         cdef Py_ssize_t turn
         cdef uint32_t *nodes
         cdef Target *target
-        cdef Told *told
+        cdef const Stretch *stretch
+        cdef const Told *told
         cdef Translated job
         for i in range(self.target_count):
             target = &self.targets[i]
@@ -885,17 +898,20 @@ cdef class Joining:
             if not target.old and job.indexed == 0 and job.contents is None:
                 self.add_side_by_side(job, nodes)
                 continue
-            for row in range(job.excerpt.row_count):
-                if self.is_there(target, row):
-                    continue
-                told = &job.excerpt.rows[row]
-                added = table.add(nodes[told.place], job.names[told.name], job.specs[told.spec],
-                                  job.sites[told.site])
-                if job.contents is not None:
-                    content = content_of(job.contents, row, &turn)
-                    if content != NULL:
-                        Py_INCREF(<object>content)
-                        table.rows[added].content = content
+            for s in range(job.excerpt.stretch_count):
+                stretch = &job.excerpt.stretches[s]
+                for k in range(stretch.count):
+                    row = stretch.first_row + k
+                    if self.is_there(target, row):
+                        continue
+                    told = &job.excerpt.told[stretch.first + k]
+                    added = table.add(nodes[stretch.place], job.names[told.name],
+                                      job.specs[told.spec], job.sites[told.site])
+                    if job.contents is not None:
+                        content = content_of(job.contents, row, &turn)
+                        if content != NULL:
+                            Py_INCREF(<object>content)
+                            table.rows[added].content = content
         self.row_count = table.count - first
         if self.row_count:
             self.first.row, self.first.graph = first, self.graph
@@ -906,22 +922,27 @@ cdef class Joining:
         """The rows of a new scope, of which the index need not know."""
         cdef VariableTable table = self.graph.table
         cdef Name *names = self.graph.names.names
-        cdef uint32_t i, count = table.count
-        cdef const Told *told = job.excerpt.rows
+        cdef uint32_t i, k, name, id, count = table.count
+        cdef const Stretch *stretch
+        cdef const Told *told
         cdef Row *row = &table.rows[count]
         cdef Node *node
-        for i in range(job.excerpt.row_count):
-            row.node, row.name = nodes[told.place], job.names[told.name]
-            row.spec, row.site = job.specs[told.spec], job.sites[told.site]
-            row.handle = row.content = NULL
-            node = &self.graph.tree.nodes[row.node]
-            if node.rows == 0:
-                node.first_row = count + i
-            names[row.name].of_variable = True
-            names[row.name].place = <unsigned char>node.rows
-            node.rows += 1
-            row += 1
-            told += 1
+        for i in range(job.excerpt.stretch_count):
+            stretch = &job.excerpt.stretches[i]
+            id = nodes[stretch.place]
+            node = &self.graph.tree.nodes[id]
+            has_to_be(node.rows == 0)
+            node.first_row, node.rows = count + stretch.first_row, stretch.count
+            told = &job.excerpt.told[stretch.first]
+            for k in range(stretch.count):
+                name = job.names[told.name]
+                row.node, row.name = id, name
+                row.spec, row.site = job.specs[told.spec], job.sites[told.site]
+                row.handle = row.content = NULL
+                names[name].of_variable = True
+                names[name].place = <unsigned char>k
+                row += 1
+                told += 1
         table.count = count + job.excerpt.row_count
 
     # --- back again

@@ -33,6 +33,18 @@ cdef extern from *:
     void expect "varscope_expect"(void *memory, size_t size) noexcept nogil
 
 
+# Memory that is read in a moment.
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define varscope_prefetch(address) __builtin_prefetch(address)
+    #else
+    #define varscope_prefetch(address) ((void)(address))
+    #endif
+    """
+    void prefetch "varscope_prefetch"(const void *address) noexcept nogil
+
+
 # === IdMap ======================================================================================
 
 cdef uint64_t SECRET = <uint64_t>PyObject_Hash("varscope")     # seeded, as all hashes of str
@@ -133,6 +145,15 @@ cdef inline uint32_t room(uint32_t count) except 0:
     return count + more
 
 
+cdef void *grown(void *memory, uint32_t *capacity, size_t size) except NULL:
+    cdef uint32_t larger = room(capacity[0])
+    cdef void *found = PyMem_Realloc(memory, larger * size)
+    if found == NULL:
+        raise MemoryError()
+    capacity[0] = larger
+    return found
+
+
 # === Names ======================================================================================
 
 cdef enum:
@@ -207,6 +228,11 @@ cdef class NameTable:
                                       or same_text(text, self.names[slot.id].text)):
                 return slot.id
             i = (i + 1) & self.mask
+
+    cdef inline void expect_text(self, PyObject *text) noexcept:
+        """Have the place in the table at hand where a text is looked for in a moment."""
+        if self.slots != NULL:
+            prefetch(&self.slots[name_hash(text) & self.mask])
 
     cdef int reserve(self, uint32_t more) except -1:
         cdef uint32_t capacity
