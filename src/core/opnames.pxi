@@ -83,16 +83,6 @@ cdef class OpNames:
         join_run(&self.runs[place], at)
         return 0
 
-    cdef list listed(self, uint32_t place):
-        """The runs as tuples."""
-        cdef uint32_t i
-        cdef list runs = []
-        cdef Run run
-        for i in range(self.runs[place].count):
-            run = run_items(&self.runs[place])[i]
-            runs.append((run.first, run.last, run.counter))
-        return runs
-
     cdef int reserve(self, uint32_t more) except -1:
         """Room for the runs of so many names."""
         cdef uint32_t capacity

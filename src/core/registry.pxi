@@ -420,59 +420,14 @@ cdef class Registry:
         self.table.add(node, name, id, number)
 
     @cython.critical_section
-    def _op_state(self):
-        """What OpNames holds, and the nodes that it speaks of.
+    def _load_op_state(self, state):
+        """Take the op names that pickles held at first, and the nodes that they speak of.
 
         ([(parent, name), ...], [(node, name, counter), ...],
         [(node, name, [(first, last, counter), ...]), ...]), where a node is its place in the first
-        list, counted from 1, and 0 the root.  Not by paths: together those of scopes that lie in
-        each other are as long as the square of their number.  The name of a family reads
-        `base_*`, which no name can.
+        list, counted from 1, and 0 the root.  The name of a family reads `base_*`, which no name
+        can.
         """
-        cdef OpNames op_names = self.op_names
-        cdef uint32_t i
-        cdef size_t at
-        cdef Slot slot                     # a copy: making an object may start a collection
-        cdef dict known = {ROOT: 0}
-        cdef list nodes = [], counters = [], families = []
-        if op_names.counters.slots != NULL:
-            for at in range(op_names.counters.mask + 1):
-                slot = op_names.counters.slots[at]
-                if slot.value != NONE and slot.value != 0:     # 0: what had it was withdrawn
-                    counters.append((self.listed(slot.a, known, nodes), self.names.text(slot.b),
-                                     slot.value))
-        for i in range(1, self.tree.count):    # behind those of the map, which may be older
-            if self.tree.nodes[i].counter != 0:
-                counters.append((self.listed(self.tree.nodes[i].parent, known, nodes),
-                                 self.names.text(self.tree.nodes[i].name),
-                                 self.tree.nodes[i].counter))
-        if op_names.places.slots != NULL:
-            for at in range(op_names.places.mask + 1):
-                slot = op_names.places.slots[at]
-                if slot.value != NONE:
-                    families.append((self.listed(slot.a, known, nodes), self.names.text(slot.b),
-                                     op_names.listed(slot.value)))
-        return nodes, counters, families
-
-    @cython.final
-    cdef object listed(self, uint32_t node, dict known, list nodes):
-        """The place of a node in a list, to which it is added behind those that it lies in."""
-        cdef uint32_t name
-        cdef list new = []
-        while node not in known:
-            new.append(node)
-            node = self.tree.nodes[node].parent
-        place = known[node]
-        for number in reversed(new):
-            node = number
-            name = self.tree.nodes[node].name
-            text = self.names.text(name & ~FAMILY)
-            nodes.append((place, text + "_*" if name & FAMILY else text))
-            place = known[node] = len(nodes)
-        return place
-
-    @cython.critical_section
-    def _load_op_state(self, state):
         cdef NameScopeRef scope
         cdef uint32_t name, k
         cdef list places = [ROOT]
@@ -492,10 +447,6 @@ cdef class Registry:
                 for k in range(first, last + 1):
                     scope.index = k
                     self.use(&scope, name, counter)
-
-    @cython.critical_section
-    def _suffix(self, Py_ssize_t row):
-        return self.renamed.get(row, 0)
 
     def _renamed(self):
         """The suffixes of op names that are not paths, by row."""
