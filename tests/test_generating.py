@@ -460,6 +460,52 @@ def test_a_variable_in_parts_of_the_path_of_the_scope_is_none_of_it(model):
     ]
 
 
+@pytest.mark.parametrize("collected", ["x", "shard", "loss"])
+def test_entries_of_collections_stay_in_their_places_beside_shards(collected):
+    def built(inside):
+        x = vs.get_variable("x", [1])
+        if inside and collected != "x":  # nothing that copies have
+            x = next(iter(vs.get_default_graph()["a"]))
+            x = vs.RegularizationLoss(x, vs.l2_regularizer(0.5)) if collected == "loss" else x
+        if inside or collected == "x":
+            vs.get_default_graph().add_to_collection("mine", x)
+        vs.get_variable("y", [1], collections=["mine"])
+
+    graphs = vs.Graph(), vs.Graph()
+    for graph in graphs:
+        with graph.as_default():
+            vs.get_variable("a", [6], partitioner=vs.fixed_size_partitioner(3))
+            with vs.variable_scope("a"):
+                built(inside=True)
+            if graph is graphs[0]:
+                vs.stamp("a", into=["b"])
+            else:
+                with vs.variable_scope("b"):
+                    built(inside=False)
+    stamped, looped = ([entry.name for entry in g.get_collection("mine")] for g in graphs)
+    assert stamped == looped
+
+
+PATHS = [f"{scope}/{name}" for scope in ("s/a", "s/b", "s/c", "s", "other") for name in "uvw"]
+
+
+@example(["s/a/u", "s/a/v", "s/b/u", "s/b/v", "other/u", "s/b/w", "s/c/u", "s/c/v"])
+@given(st.lists(st.sampled_from(PATHS), unique=True))
+@settings(max_examples=60, deadline=None)
+def test_variables_may_be_created_in_any_order(paths):
+    """Also scopes that begin alike, and then something stands between."""
+    paths = [*paths, "s/d/u"]
+    graph = vs.Graph()
+    with graph.as_default():
+        for path in paths:
+            vs.get_variable(path, [1])
+        vs.stamp("s", into=["t"])
+    expected = [*paths, *(f"t{path[1:]}" for path in paths if path.startswith("s/"))]
+    for same in (graph, pickle.loads(pickle.dumps(graph))):
+        assert list(same) == expected
+        assert all(same[path].path == path for path in expected)
+
+
 def test_names_in_parts_clash_too(model):
     vs.get_variable("a/cut", [5])
     vs.get_variable("b/head_1", [5], partitioner=vs.fixed_size_partitioner(2))

@@ -37,6 +37,7 @@ from varscope.flyweights import Settings
 from varscope.partitioned import PartitionedVariable, find_partitioned
 from varscope.progress import processors
 from varscope.regularizers import RegularizationLoss
+from varscope.shapes import as_int
 from varscope.variables import Content, Variable
 
 if TYPE_CHECKING:
@@ -189,6 +190,10 @@ def moved_from(graph: Any, above: str, value: Any) -> Any:
     start = f"{above}/" if above else ""
     if not value.path.startswith(start):
         return value
+    if isinstance(value, Variable):
+        part = value.save_slice_info
+        if part is not None and part.full_name == above:
+            return value  # a shard of what has the path itself does not lie below it
     return Moved(value.path[len(start) :], isinstance(value, PartitionedVariable))
 
 
@@ -277,9 +282,8 @@ def build(
             if above in builders:
                 expected = f"outside of {above!r}, which is built too"
                 raise ArgumentValueError.of("a scope in builders", expected, under)
-    if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int)):
-        raise ArgumentTypeError.of("processes", "an int", processes)
-    if processes is not None and processes < 1:
+    count = processors() if processes is None else as_int("processes", processes)
+    if count < 1:
         raise ArgumentValueError.of("processes", "at least 1", processes)
     if not builders:
         return
@@ -287,7 +291,7 @@ def build(
         here = type(graph), graph.seed, get_variable_scope(), graph.get_name_scope()
     # Pickled here and now: what cannot be is an error before any process is started.
     requests = [pickle.dumps((*here, under, builder)) for under, builder in builders.items()]
-    executor = ProcessPoolExecutor(min(processes or processors(), len(builders)))
+    executor = ProcessPoolExecutor(min(count, len(builders)))
     try:
         waiting = [executor.submit(built, request) for request in requests]
         pieces = [

@@ -366,6 +366,7 @@ def map_shards(fn: Callable[..., Any], *variables: Iterable[Any], updates: int =
     if not callable(fn):
         raise NotCallableError.step(fn)
     groups = [list(flattened(as_variables(each))) for each in variables]
+    updates = shapes.as_int("updates", updates)
     check_groups(groups, updates)
     storage: Any
     for storage in {variable.graph.storage: None for group in groups for variable in group}:
@@ -426,10 +427,8 @@ def as_variables(given: Any) -> Iterable[Any]:
     return given
 
 
-def check_groups(groups: list[list[Variable]], updates: Any) -> None:
+def check_groups(groups: list[list[Variable]], updates: int) -> None:
     """Refuse variables that cannot be taken together."""
-    if isinstance(updates, bool) or not isinstance(updates, int):
-        raise ArgumentTypeError.of("updates", "an int", updates)
     if not 1 <= updates <= len(groups):
         raise ArgumentValueError.of(
             "updates", f"from 1 to {len(groups)}, as so many lists of variables came", updates
