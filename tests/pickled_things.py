@@ -4,8 +4,8 @@
 
 writes tests/data/pickles/protocol_<n>.pickle: each a dict from the name of a thing to its pickle.
 Files that were written once are to be readable for good, so this is run only where there is
-something new to write; older files are kept under another name.  With a NumPy before 2, as a newer
-one writes what those cannot read.
+something new to write; older files are kept under another name, such as `rows_*`, of when a graph
+was a list of its rows.  With a NumPy before 2, as a newer one writes what those cannot read.
 """
 
 import pickle
@@ -17,6 +17,7 @@ import varscope as vs
 from varscope import errors
 
 FOLDER = Path(__file__).resolve().parent / "data" / "pickles"
+FILES = sorted(FOLDER.glob("*.pickle"))
 PROTOCOLS = range(2, 6)
 
 # Variables know where they were created.  Wherever this file lies, that is "model.py".

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pickled_things
 import pytest
-from pickled_things import ERRORS, FOLDER, PROTOCOLS, facts, things
+from pickled_things import ERRORS, FILES, PROTOCOLS, facts, things
 from requires import on_posix
 
 import varscope as vs
@@ -63,15 +63,18 @@ def test_errors_are_made_by_new_too():
             assert type(kind.__new__(kind, "text")) is kind
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+each_file = pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+
+
+@each_file
 @pytest.mark.fails_without(
     "src/varscope/variables.py",
     "def _variable_of(graph: Registry, path: str)",
     "def _variable_by(graph: Registry, path: str)",
 )
-def test_pickles_of_earlier_versions_are_readable(protocol, tally):
+def test_pickles_that_were_stored_are_readable(file, tally):
     """Also where the graph has grown since: what is new needs files of its own."""
-    pickles = pickle.loads((FOLDER / f"protocol_{protocol}.pickle").read_bytes())
+    pickles = pickle.loads(file.read_bytes())
     assert len(pickles) >= 60
     for name, data in pickles.items():
         assert pickle.loads(data) is not None
@@ -79,9 +82,9 @@ def test_pickles_of_earlier_versions_are_readable(protocol, tally):
         tally("old pickles")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_an_old_pickle_holds_can_be_worked_with(protocol):
-    pickles = pickle.loads((FOLDER / f"protocol_{protocol}.pickle").read_bytes())
+@each_file
+def test_what_an_old_pickle_holds_can_be_worked_with(file):
+    pickles = pickle.loads(file.read_bytes())
     g = pickle.loads(pickles["graph"])
     v = g["encoder/w"].assign_add(np.ones((2, 3)))
     assert v.numpy().tolist() == [[1, 2, 3], [4, 5, 6]]
