@@ -4,6 +4,8 @@ import concurrent.futures
 import contextlib
 import functools
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -663,6 +665,28 @@ def test_a_builder_that_fails_leaves_the_graph_as_it_was(model):
 def test_what_cannot_be_built_is_an_error_that_shows_it(builders, processes, model):
     with pytest.raises((TypeError, ValueError), match="must be"):
         model.build(builders, processes=processes)
+
+
+def test_worker_processes_may_be_spawned(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(SPAWNING)
+    subprocess.run([sys.executable, program], check=True)
+
+
+SPAWNING = """
+import multiprocessing
+import numpy as np
+import varscope as vs
+
+def tower():
+    vs.get_variable("w", [2], initializer=vs.ones)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    graph = vs.Graph()
+    graph.build({"a": tower, "b": tower}, processes=np.int64(1))
+    assert list(graph) == ["a/w", "b/w"]
+"""
 
 
 @forking
