@@ -343,7 +343,10 @@ cdef class Joining:
             if "/" in path:
                 self.deep = True
                 self.graph.locate_op(&target.scope, path)
-        target.node, target.old = node, node < count and node < self.nodes_before
+        # In a graph with nothing in it even the root is new.
+        target.node = node
+        target.old = (node < count and node < self.nodes_before
+                      and (self.nodes_before > 1 or self.graph.table.count != 0))
         return 0
 
     cdef int see_that_they_differ(self) except -1:

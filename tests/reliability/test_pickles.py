@@ -79,7 +79,7 @@ def test_pickles_that_were_stored_are_readable(file, tally):
     for name, data in pickles.items():
         assert pickle.loads(data) is not None
         assert facts(pickle.loads(data)) == facts(THINGS[name]), name
-        tally("old pickles")
+        tally("stored pickles")
 
 
 @each_file
