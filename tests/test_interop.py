@@ -33,6 +33,7 @@ def test_without_dask_there_is_an_error_that_says_how_to_get_it(monkeypatch, mis
 
 APART = [
     (["jax_functions.py"], ["jax", "optax"], "not slow"),
+    (["torch_modules.py"], ["jax", "torch"], "not slow"),
     (["onnx_models.py", "onnx_minilm.py"], ["onnx", "onnxruntime"], "not slow"),
     (["onnx_models.py", "onnx_minilm.py"], ["onnx", "onnxruntime"], "slow"),
 ]

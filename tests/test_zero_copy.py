@@ -143,17 +143,15 @@ def test_what_was_exported_lives_as_long_as_it_is_held(version, used):
     del array
     if used:
         del capsule
-        gc.collect()
-        assert not gone
-        with contextlib.suppress(BufferError):
-            memoryview(held)[0]
-        thread = threading.Thread(target=lambda things: things.clear(), args=([held],))
+    gc.collect()
+    assert not gone
+    if used:
+        things = [held]
         del held
+        thread = threading.Thread(target=things.clear)
         thread.start()
         thread.join()
     else:
-        gc.collect()
-        assert not gone
         del capsule
     gc.collect()
     assert gone == [1]
@@ -383,6 +381,17 @@ def test_copies_are_not_the_memory():
     assert other["part/v"].numpy().tolist() == array.tolist() == [5, 6, 7]
 
 
+def test_stamped_copies_are_declared_and_have_no_first_values(refused):
+    with vs.variable_scope("layer") as scope:
+        v = vs.adopt("v", numbers((3,)))
+    vs.stamp(scope, into=["copy"])
+    twin = v.graph["copy/v"]
+    assert not twin.initialized and twin.shape == (3,)
+    with refused(vs.errors.InitializerError, "variable copy/v", "assign(values)"):
+        twin.value()
+    assert twin.assign([1, 2, 3]).numpy().tolist() == [1, 2, 3] != v.numpy().tolist()
+
+
 def test_files_and_back(tmp_path):
     pytest.importorskip("safetensors")
     array = numbers((3,))
@@ -458,7 +467,16 @@ def test_custom_getters_see_what_is_adopted():
     assert repr(initializer) == "<memory of shape (2,), float32>"
 
 
-@pytest.mark.parametrize("last", ["variable", "graph", "view", "memoryview", "capsule"])
+SHOWING = {
+    "variable": lambda v: v,
+    "graph": lambda v: v.graph,
+    "view": lambda v: v.value()[1:],
+    "memoryview": memoryview,
+    "capsule": lambda v: v.__dlpack__(),
+}
+
+
+@pytest.mark.parametrize("last", SHOWING)
 @pytest.mark.parametrize("by", ["numpy", "dlpack"])
 def test_the_memory_lives_as_long_as_anything_shows_it(last, by):
     gone = []
@@ -466,13 +484,7 @@ def test_the_memory_lives_as_long_as_anything_shows_it(last, by):
     with vs.Graph().as_default() as graph:
         v = vs.adopt("v", Plain(array) if by == "dlpack" else array)
     del array
-    held = {
-        "variable": lambda: v,
-        "graph": lambda: graph,
-        "view": lambda: v.value()[1:],
-        "memoryview": lambda: memoryview(v),
-        "capsule": lambda: v.__dlpack__(),
-    }[last]()
+    held = SHOWING[last](v)
     del v, graph
     gc.collect()
     assert not gone

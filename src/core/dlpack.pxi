@@ -222,7 +222,7 @@ cdef class Imported:
         cdef int i
         cdef int64_t stride = 1
         if tensor.ndim < 0 or tensor.ndim > MOST_DIMENSIONS:
-            raise BufferError(f"it has {tensor.ndim} dimensions, and {MOST_DIMENSIONS} are the most")
+            raise BufferError(f"it has {tensor.ndim} dimensions, not 0 to {MOST_DIMENSIONS}")
         cdef tuple shape = tuple([tensor.shape[i] for i in range(tensor.ndim)])
         nbytes = (tensor.dtype.bits * <object>tensor.dtype.lanes + 7) // 8
         for dim in shape:

@@ -251,13 +251,13 @@ def add(request: VariableRequest, spec: Spec) -> Variable | PartitionedVariable 
 
 def adopt(request: VariableRequest, spec: Spec) -> Variable | None:
     """The same with the memory that is to be its storage."""
-    storage: Any = request.graph.storage
-    if not storage.adopts:
-        raise AdoptionError.storage(request.name, storage)
+    graph: Any = request.graph
+    if not graph.storage.adopts:
+        raise AdoptionError.storage(request.name, graph.storage)
     if is_cut(request, spec.shape):
         raise AdoptionError.cut(request.name)
     content = Content(*storage_of(request.initializer.array))
-    return request.graph._add(request.name, spec, content)
+    return graph._add(request.name, spec, content)  # type: ignore[no-any-return]
 
 
 def add_and_place(request: VariableRequest, spec: Spec) -> Variable | PartitionedVariable | None:

@@ -61,8 +61,9 @@ def capsule(
     code = code_of(source.path, source.dtype)
     array = source.array.copy() if copy else source.array
     version = None
-    if max_version is not None and tuple(max_version) >= (1, 0):
-        version = min(tuple(max_version), NEWEST)
+    if max_version is not None:
+        major, minor = max_version
+        version = min((major, minor), NEWEST) if major >= 1 else None
     bare = array.reshape(-1).view(np.uint8)
     bits = 8 * array.dtype.itemsize
     return dlpack_capsule(bare, array.shape, code, bits, version=version, copied=bool(copy))
@@ -137,17 +138,17 @@ def adoptable(name: Any, given: Any) -> np.ndarray:
 
 def of_dlpack(name: Any, given: Any) -> np.ndarray:
     """An array of what gives DLPack capsules, whatever NumPy itself knows of its dtype."""
-    device = given.__dlpack_device__()
-    if int(device[0]) not in MAIN_MEMORY:
+    try:
+        kind, number = map(int, given.__dlpack_device__())
+        memory = Imported(given_capsule(given)) if kind in MAIN_MEMORY else None
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise AdoptionError.of(name, f"it gives no memory by DLPack ({error})") from error
+    if memory is None:
         raise AdoptionError.of(
             name,
-            f"it lies on device {(int(device[0]), int(device[1]))} of DLPack, and a variable lies "
-            "in main memory; take a copy there, as x.cpu() is in PyTorch",
+            f"it lies on device {(kind, number)} of DLPack, and a variable lies in main memory; "
+            "take a copy there, as x.cpu() is in PyTorch",
         )
-    try:
-        memory = Imported(given_capsule(given))
-    except (BufferError, RuntimeError, ValueError) as error:
-        raise AdoptionError.of(name, f"it gives no memory by DLPack ({error})") from error
     if memory.writable is None:
         kind = f"{type(given).__module__}.{type(given).__qualname__}"
         raise AdoptionError.of(

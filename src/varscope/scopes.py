@@ -113,7 +113,8 @@ def adopt(
     >>> v.name, v.numpy().tolist()
     ('layer/bias:0', [7.0, 0.0, 0.0])
     """
+    given: Any = Adoption(adoptable(name, array))
     return get_variable(
-        name, None, None, Adoption(adoptable(name, array)), regularizer, trainable, collections,
-        caching_device, constraint=constraint,
+        name, None, None, given, regularizer, trainable, collections, caching_device,
+        constraint=constraint,
     )  # fmt: skip
