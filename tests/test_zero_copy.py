@@ -392,6 +392,13 @@ def test_stamped_copies_are_declared_and_have_no_first_values(refused):
     assert twin.assign([1, 2, 3]).numpy().tolist() == [1, 2, 3] != v.numpy().tolist()
 
 
+def test_no_plan_makes_it(tmp_path, refused):
+    pytest.importorskip("safetensors")
+    v = vs.adopt("v", numbers((3,)))
+    with refused(vs.errors.PlanError, "v"):
+        vs.plan(v.graph, tmp_path / "model", workers=1)
+
+
 def test_files_and_back(tmp_path):
     pytest.importorskip("safetensors")
     array = numbers((3,))

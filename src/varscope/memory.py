@@ -139,14 +139,14 @@ def adoptable(name: Any, given: Any) -> np.ndarray:
 def of_dlpack(name: Any, given: Any) -> np.ndarray:
     """An array of what gives DLPack capsules, whatever NumPy itself knows of its dtype."""
     try:
-        kind, number = map(int, given.__dlpack_device__())
-        memory = Imported(given_capsule(given)) if kind in MAIN_MEMORY else None
+        device, number = map(int, given.__dlpack_device__())
+        memory = Imported(given_capsule(given)) if device in MAIN_MEMORY else None
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise AdoptionError.of(name, f"it gives no memory by DLPack ({error})") from error
     if memory is None:
         raise AdoptionError.of(
             name,
-            f"it lies on device {(kind, number)} of DLPack, and a variable lies in main memory; "
+            f"it lies on device {(device, number)} of DLPack, and a variable lies in main memory; "
             "take a copy there, as x.cpu() is in PyTorch",
         )
     if memory.writable is None:
