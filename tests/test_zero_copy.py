@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 import weakref
 
 import numpy as np
@@ -155,6 +156,17 @@ def test_what_was_exported_lives_as_long_as_it_is_held(version, used):
         del capsule
     gc.collect()
     assert gone == [1]
+
+
+@pytest.mark.parametrize(
+    ("code", "bits", "lanes"),
+    [(0, 4, 1), (0, 8, 4), (2, 80, 1), (2, 128, 1), (2, 8, 1), (3, 64, 1), (4, 32, 1), (5, 32, 1),
+     (6, 1, 1), (6, 16, 1), (9, 16, 1), (17, 4, 1), (99, 8, 1), (0, 0, 1), (0, 128, 1)],
+)  # fmt: skip
+def test_codes_that_numpy_does_not_have(code, bits, lanes):
+    odd = types.SimpleNamespace(code=code, bits=bits, lanes=lanes)
+    with pytest.raises(AdoptionError, match=f"code {code} with {bits} bits and {lanes} lanes"):
+        memory.dtype_of("v", odd)
 
 
 def test_a_capsule_is_used_once():

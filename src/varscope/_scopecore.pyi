@@ -343,6 +343,7 @@ def register(
     attached: Callable[[Any], Registry | None],
     substituted_with: Callable[[Any], Any],
 ) -> None: ...
+
 substitutions: contextvars.ContextVar[tuple[Mapping[str, Any], ...]]
 
 def count_substitutions(step: int) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ EXTENSIONS = {
     "float8_e5m2fnuz": 13,
     "float8_e8m0fnu": 14,
 }
+KINDS = {code: kind for kind, code in CODES.items()}
 NAMES = {code: name for name, code in EXTENSIONS.items()}
 WIDTHS = {"f": (2, 4, 8), "c": (8, 16)}  # what long double is differs from machine to machine
 
@@ -177,19 +179,17 @@ def given_capsule(given: Any) -> Any:
 
 def dtype_of(name: Any, memory: Imported) -> np.dtype:
     """NumPy's dtype for a DLPack code."""
-    code, bits = memory.code, memory.bits
-    kind = next((kind for kind, known in CODES.items() if known == code), None)
-    whole = memory.lanes == 1 and bits % 8 == 0
-    if whole and code in NAMES:
+    code, bits, lanes = memory.code, memory.bits, memory.lanes
+    kind = KINDS.get(code)
+    if lanes == 1 and code in NAMES and bits == (16 if NAMES[code] == "bfloat16" else 8):
         return shapes.as_dtype(NAMES[code])
-    try:
-        if whole and kind is not None:
-            return np.dtype(f"{kind}{bits // 8}")
-    except TypeError:
-        pass
+    if lanes == 1 and bits in (8, 16, 32, 64, 128) and kind is not None:
+        with contextlib.suppress(TypeError):
+            dtype = np.dtype(f"{kind}{bits // 8}")
+            if dtype.itemsize in WIDTHS.get(kind, (dtype.itemsize,)):
+                return dtype
     raise AdoptionError.of(
-        name,
-        f"NumPy has no dtype for DLPack's code {code} with {bits} bits and {memory.lanes} lanes",
+        name, f"NumPy has no dtype for DLPack's code {code} with {bits} bits and {lanes} lanes"
     )
 
 

@@ -20,6 +20,7 @@ from varscope._scopecore import count_substitutions, substitutions
 from varscope.errors import ArgumentTypeError, DTypeMismatchError, ShapeMismatchError
 from varscope.variables import Valued
 
+
 class substitute:
     """A context manager in which `get_variable` returns what a mapping has in place of variables.
 
