@@ -87,21 +87,6 @@ def test_what_torch_cannot_share():
     assert len(vs.get_default_graph()) == 0
 
 
-def test_jax_arrays_are_read_by_their_own_rules():
-    jax = pytest.importorskip("jax")
-    v = vs.get_variable("v", initializer=numbers((2, 3)))
-    shown = jax.dlpack.from_dlpack(v)
-    assert shown.tolist() == v.numpy().tolist()
-    if HAS_ML_DTYPES:
-        narrow = vs.get_variable("narrow", [3], "bfloat16", initializer=vs.ones)
-        assert jax.numpy.from_dlpack(narrow).dtype == "bfloat16"
-    with pytest.raises(errors.AdoptionError, match=r"does not say|read-only"):
-        vs.adopt("w", shown)
-    with pytest.raises(errors.AdoptionError, match="read-only"):
-        vs.adopt("w", np.asarray(shown))
-    assert vs.adopt("w", np.array(shown)).shape == (2, 3)
-
-
 def test_memory_outlives_whoever_had_it():
     tensor = torch.arange(4.0)
     with vs.Graph().as_default():
