@@ -3,6 +3,7 @@
 import array as arrays
 import contextlib
 import copy
+import ctypes
 import gc
 import importlib.util
 import mmap
@@ -12,6 +13,7 @@ import sys
 import threading
 import types
 import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -154,6 +156,62 @@ def test_what_was_exported_lives_as_long_as_it_is_held(version, used):
         thread.join()
     else:
         del capsule
+    gc.collect()
+    assert gone == [1]
+
+
+class Tensor(ctypes.Structure):
+    """As dlpack.h lays it down, read by somebody else than the core."""
+
+    _fields_: ClassVar = [
+        ("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16), ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)), ("byte_offset", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class Managed(ctypes.Structure):
+    _fields_: ClassVar = [("tensor", Tensor), ("context", ctypes.c_void_p), ("deleter", DELETER)]
+
+
+class Versioned(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p),
+        ("deleter", DELETER), ("flags", ctypes.c_uint64), ("tensor", Tensor),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "layout"), [(None, Managed), ((1, 0), Versioned)])
+def test_a_consumer_in_c_reads_it_and_calls_the_deleter_without_the_gil(version, layout):
+    gone = []
+    array = watched(gone).reshape(2, 2)
+    capsule = Plain(array).__dlpack__(max_version=version)
+    name = b"dltensor" if version is None else b"dltensor_versioned"
+    python = ctypes.pythonapi
+    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    python.PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    place = python.PyCapsule_GetPointer(capsule, name)
+    used = ctypes.create_string_buffer(b"used_" + name)
+    python.PyCapsule_SetName(capsule, ctypes.cast(used, ctypes.c_char_p))
+    found = layout.from_address(place)
+    tensor = found.tensor
+    assert (tensor.data, tensor.byte_offset, tensor.ndim) == (address(array), 0, 2)
+    assert (tensor.device_type, tensor.device_id) == memory.CPU
+    assert (tensor.code, tensor.bits, tensor.lanes) == (2, 64, 1)
+    assert (tensor.shape[:2], tensor.strides[:2]) == ([2, 2], [2, 1])
+    if version is not None:
+        assert (found.major, found.minor, found.flags) == (1, 0, 0)
+    del array, capsule
+    gc.collect()
+    assert not gone
+    thread = threading.Thread(target=found.deleter, args=(place,))  # ctypes lets go of the GIL
+    thread.start()
+    thread.join()
     gc.collect()
     assert gone == [1]
 
