@@ -4,8 +4,8 @@
 
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
-    PyObject_GetBuffer,
+    PyBUF_C_CONTIGUOUS, PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo,
+    PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport (
@@ -101,6 +101,7 @@ include "core/bulk.pxi"
 include "core/filelocks.pxi"
 include "core/checksums.pxi"
 include "core/transfers.pxi"
+include "core/dlpack.pxi"
 include "core/headers.pxi"
 include "core/nametrees.pxi"
 include "core/restoring.pxi"

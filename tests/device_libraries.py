@@ -1,4 +1,4 @@
-"""Caching devices of JAX and torch, on the CPU; test_devices.py runs this in its own processes."""
+"""Caching devices of JAX and torch, on the CPU; test_interop.py runs it in processes of its own."""
 
 import copy
 import importlib.util

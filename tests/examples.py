@@ -8,7 +8,7 @@ import re
 import sys
 
 import children
-from requires import require, require_large
+from requires import require, require_large, require_ml_dtypes
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE  # long messages are wrapped on a page
 EXTRAS = {"plotly": "plots", "distributed": "dask", "jax": "jax", "optax": "jax"}
@@ -42,6 +42,8 @@ def check(text, name, optionflags=OPTIONS, names=None):
         require_large(module, f'"varscope-core[{EXTRAS.get(module, module)}]"')
     if re.search(r"v[sd]\.save\(|materialise|from safetensors", text):
         require("safetensors", '"varscope-core[checkpoints]"')
+    if "ml_dtypes" in used:
+        require_ml_dtypes()
     if not used & APART:
         report = failures(text, name, optionflags, names or {})
         assert not report, report

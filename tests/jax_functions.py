@@ -316,3 +316,18 @@ def test_the_dtypes_that_jax_has():
 
     params = vs.transform(function).init(0)
     assert vs.transform(function).apply(params).dtype == "bfloat16"
+
+
+# --- memory that is shared
+
+
+def test_the_storage_as_an_array_of_jax_and_back():
+    for number, dtype in enumerate(("float32", "int8", "bfloat16", "float8_e5m2")):
+        v = vs.get_variable(f"v_{number}", [2, 3], dtype, initializer=vs.ones)
+        shown = jnp.from_dlpack(v)
+        assert shown.dtype == v.dtype and shown.tolist() == v.numpy().tolist()
+        with pytest.raises(errors.AdoptionError, match=r"does not say|read-only"):
+            vs.adopt(f"w_{number}", shown)
+        with pytest.raises(errors.AdoptionError, match="read-only"):
+            vs.adopt(f"w_{number}", np.asarray(shown))
+        assert vs.adopt(f"w_{number}", np.array(shown)).dtype == v.dtype

@@ -221,6 +221,24 @@ def assigning():
     assert np.asarray(v).sum() == np.from_dlpack(v).sum() == memoryview(v)[0] + 1 == 2
 
 
+@program("Variable")
+def memory_of_others():
+    array = np.zeros(3, np.float32)
+    v = vs.adopt("v", array)
+    w = vs.adopt("w", v)
+    u = vs.adopt("u", bytearray(4), trainable=False)
+    for version in (None, (1, 0)):
+        assert v.__dlpack__(max_version=version) and v.__dlpack_device__() == (1, 0)
+    seen = np.from_dlpack(w)
+    array[0] = 5
+    assert seen[0] == v.numpy()[0] == w.numpy()[0] == 5 and u.shape == (4,)
+    with vs.variable_scope("", reuse=True):
+        assert vs.adopt("v", array) is v
+    raises(BufferError, v.__dlpack__, stream=1)
+    raises(BufferError, v.__dlpack__, dl_device=(2, 0))
+    raises(ValueError, v.initialize, force=True)
+
+
 @program("Variable", "PartitionedVariable")
 def as_in_tensorflow():
     for cut in (None, vs.fixed_size_partitioner(2)):
@@ -955,6 +973,34 @@ def _():
 def _():
     vs.get_default_graph().finalize()
     made()
+
+
+for what in (
+    lambda: vs.adopt("v", np.zeros((2, 3)).T),
+    lambda: vs.adopt("v", b"read-only"),
+    lambda: vs.adopt("v", np.array([{}])),
+):
+    refusal("AdoptionError.of", what)
+refusal("ArgumentTypeError.of", lambda: vs.adopt("v", [1.0]))
+
+
+@refusal("AdoptionError.storage")
+def _():
+    with vs.Graph(storage="arena").as_default():
+        vs.adopt("v", np.zeros(2))
+
+
+@refusal("AdoptionError.cut")
+def _():
+    with vs.variable_scope("s", partitioner=vs.fixed_size_partitioner(2)):
+        vs.adopt("v", np.zeros(2))
+
+
+@refusal("AdoptionError.other_memory")
+def _():
+    vs.adopt("v", np.zeros(2))
+    with vs.variable_scope("", reuse=True):
+        vs.adopt("v", np.zeros(2))
 
 
 @refusal("StorageError.taken")

@@ -5,14 +5,11 @@ import copy
 import gc
 import importlib.machinery
 import importlib.util
-import os
 import pickle
-import subprocess
 import sys
 import threading
 import types
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -749,21 +746,3 @@ def test_a_library_that_is_out_of_memory_or_has_no_driver(cupy, refused):
     with refused(vs.errors.DeviceError, "RuntimeError: no driver); no device") as caught:
         cached(device="cupy:0")
     assert caught.value.present == []
-
-
-@pytest.mark.parametrize("library", ["jax", "torch"])
-def test_devices_of(library):
-    """In a process of its own: with one of them loaded, the rest of the tests take far longer.
-
-    CI installs them, which are large, beside one version of Python only, and says so.
-    """
-    if importlib.util.find_spec(library) is None:
-        if os.environ.get("VARSCOPE_TEST_LARGE") == "1":
-            pytest.fail(f"{library} is not installed: pip install '.[test-libraries]'")
-        pytest.skip(f"{library} is not installed: pip install '.[test-libraries]'")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", library,
-         str(Path(__file__).with_name("device_libraries.py"))],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr

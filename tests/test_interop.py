@@ -32,7 +32,8 @@ def test_without_dask_there_is_an_error_that_says_how_to_get_it(monkeypatch, mis
 
 
 APART = [
-    (["jax_functions.py"], ["jax", "optax"], "not slow"),
+    (["jax_functions.py", "device_libraries.py"], ["jax", "optax"], "not slow"),
+    (["torch_modules.py", "device_libraries.py"], ["torch"], "not slow"),
     (["onnx_models.py", "onnx_minilm.py"], ["onnx", "onnxruntime"], "not slow"),
     (["onnx_models.py", "onnx_minilm.py"], ["onnx", "onnxruntime"], "slow"),
 ]
@@ -53,6 +54,7 @@ def test_beside_a_library_that_starts_threads(files, libraries, marked):
         require_large(library, '"varscope-core[test-libraries]"')
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked,
+         "-k", libraries[0],
          *(str(Path(__file__).with_name(file)) for file in files)],
         env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -14,7 +14,7 @@ PACKAGE = Path(varscope.__file__).parent
 LAYERS = [
     {"errors", "flyweights", "interpreters", "_scopecore"},
     {"shapes", "regularizers", "tf1_methods", "folding"},
-    {"randomness", "partitioners", "name_maps"},
+    {"randomness", "partitioners", "name_maps", "memory"},
     {"initializers", "devices"},
     {"variables", "storage", "progress"},
     {"partitioned"},

@@ -256,6 +256,8 @@ def test_the_examples_in_docstrings(test, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some leave files
     if test.name == "varscope.plots.treemap":
         require_large("plotly", '"varscope-core[plots]"')
+    if test.name.startswith("varscope.interop.torch"):
+        pytest.skip("it is run beside torch: see torch_modules.py")
     if test.name.startswith("varscope.interop.dask"):
         require_large("distributed", '"varscope-core[dask]"')
     if test.name.startswith("varscope.interop.onnx"):

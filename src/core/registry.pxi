@@ -288,13 +288,20 @@ cdef class Registry:
         return None if row == NONE else self.handle(row)
 
     @cython.critical_section
-    def _add(self, str op_name, Spec spec not None):
-        """Register a variable; returns None when the name was taken meanwhile."""
+    def _add(self, str op_name, Spec spec not None, content=None):
+        """Register a variable; returns None when the name was taken meanwhile.
+
+        With a content, nobody sees the variable without: that is what it has from the start.
+        """
         cdef uint32_t node = ROOT, site, id
         cdef uint32_t name = self.locate(&node, exact(op_name, "name"))
         id = self.spec_id(spec)
         site = current_site(self)
-        return self.commit(node, name, id, site, NONE)
+        new = self.commit(node, name, id, site, NONE)
+        if content is not None and new is not None:
+            Py_INCREF(content)
+            self.table.rows[(<Handle>new).row].content = <PyObject *>content
+        return new
 
     # --- variables made in parts: no rows, only their parts have some
     @cython.final

@@ -82,6 +82,7 @@ from varscope.regularizers import (
 from varscope.scopes import (
     AUTO_REUSE,
     VariableScope,
+    adopt,
     get_local_variable,
     get_variable,
     get_variable_scope,
@@ -126,6 +127,7 @@ __all__ = [
     "Variable",
     "VariableScope",
     "add_to_collection",
+    "adopt",
     "attach",
     "constant",
     "devices",

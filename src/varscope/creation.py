@@ -27,6 +27,7 @@ from varscope._scopecore import (
     substituted,
 )
 from varscope.errors import (
+    AdoptionError,
     ArgumentTypeError,
     DeviceError,
     DTypeMismatchError,
@@ -41,10 +42,11 @@ from varscope.errors import (
     VariableMissingError,
 )
 from varscope.flyweights import Settings
+from varscope.memory import Adoption, storage_of
 from varscope.partitioned import PartitionedVariable, add_partitioned, find_partitioned
 from varscope.partitioners import call_partitioner
 from varscope.regularizers import is_off
-from varscope.variables import Variable
+from varscope.variables import Content, Variable
 
 
 class GraphKeys:
@@ -251,11 +253,24 @@ def create(request: VariableRequest) -> Variable | PartitionedVariable | None:
 
 def add(request: VariableRequest, spec: Spec) -> Variable | PartitionedVariable | None:
     """Put what was planned into the graph; None where another thread was quicker."""
+    if isinstance(request.initializer, Adoption):
+        return adopt(request, spec)
     if not is_cut(request, spec.shape):
         return request.graph._add(request.name, spec)
     if not shapes.is_known(spec.shape):
         raise PartitionerError.unknown_shape(request.name, spec.shape)
     return add_partitioned(request.graph, request.name, spec, partitions_for(request, spec))
+
+
+def adopt(request: VariableRequest, spec: Spec) -> Variable | None:
+    """The same with the memory that is to be its storage."""
+    graph: Any = request.graph
+    if not graph.storage.adopts:
+        raise AdoptionError.storage(request.name, graph.storage)
+    if is_cut(request, spec.shape):
+        raise AdoptionError.cut(request.name)
+    content = Content(*storage_of(request.initializer.array))
+    return graph._add(request.name, spec, content)  # type: ignore[no-any-return]
 
 
 def add_and_place(request: VariableRequest, spec: Spec) -> Variable | PartitionedVariable | None:
@@ -311,6 +326,8 @@ def share_whole(request: VariableRequest, found: Variable) -> Variable:
     if request.reuse is False:
         raise VariableExistsError.of(request.name, found.creation_site, request.scope)
     check_shareable(request, found._spec)
+    if isinstance(request.initializer, Adoption) and not found._lies_at(request.initializer.array):
+        raise AdoptionError.other_memory(request.name, found.creation_site)
     return found
 
 
@@ -322,6 +339,8 @@ def share_parts(request: VariableRequest, found: PartitionedVariable) -> Partiti
     if request.reuse is False:
         raise VariableExistsError.of(request.name, site, request.scope)
     check_shareable(request, found._spec)
+    if isinstance(request.initializer, Adoption):
+        raise AdoptionError.other_memory(request.name, site)
     if request.partitioner is not None:
         asked = partitions_for(request, found._spec)
         if asked != partitions:
@@ -379,7 +398,11 @@ def plan(request: VariableRequest) -> Spec:
         check_value(request, value)
         # A number stays what it is; an array can be written to between two requests.
         repeatable = isinstance(initializer, (bool, int, float, complex))
-        shape, dtype, initializer = value.shape, value.dtype, initializers.Value(value)
+        shape, dtype = value.shape, value.dtype
+        if isinstance(initializer, Adoption):
+            initializer = initializers.Adopted()
+        else:
+            initializer = initializers.Value(value)
     elif initializer is None:
         initializer = initializers.default_for(dtype)
         if initializer is None:

@@ -716,6 +716,42 @@ class StorageError(VarscopeError, ValueError):
         )
 
 
+class AdoptionError(VarscopeError, ValueError):
+    """Memory that cannot become a variable's storage as it is; `name` of the variable."""
+
+    name: str
+
+    @classmethod
+    def of(cls, name: Any, reason: str) -> Self:
+        return cls.stating(f"{name!s:.200} cannot be adopted without a copy: {reason}", name=name)
+
+    @classmethod
+    def storage(cls, name: str, storage: object) -> Self:
+        return cls.stating(
+            f"variable {name} cannot have memory of somebody else's: {storage!r} keeps all "
+            "variables of its graph together; adopt in a graph made with Graph(), or copy with "
+            f"get_variable({name.rpartition('/')[2]!r}, initializer=array)",
+            name=name,
+        )
+
+    @classmethod
+    def cut(cls, name: str) -> Self:
+        return cls.stating(
+            f"variable {name} cannot be adopted: a partitioner is in force, and memory that is "
+            "adopted stays in one piece; adopt where there is no partitioner, or copy with "
+            f"get_variable({name.rpartition('/')[2]!r}, initializer=array)",
+            name=name,
+        )
+
+    @classmethod
+    def other_memory(cls, name: str, site: tuple[str, int, str]) -> Self:
+        return cls.stating(
+            f"variable {name} is there, created at {site[0]}:{site[1]} in {site[2]}, and has other "
+            "memory; write get_variable(...).assign(array) to copy the values",
+            name=name,
+        )
+
+
 class StorageFullError(VarscopeError, MemoryError):
     """No room for more values; `dtype`, `needed` and `capacity` in bytes."""
 

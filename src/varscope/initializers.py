@@ -19,6 +19,7 @@ from varscope import _scopecore, randomness, shapes
 from varscope._scopecore import Spec
 from varscope.errors import ArgumentTypeError, InitializerError
 from varscope.flyweights import Flyweight, Settings
+from varscope.memory import Adoption
 from varscope.randomness import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from varscope.shapes import Part
 
@@ -287,6 +288,19 @@ class Value(Initializer):
 
     def __repr__(self) -> str:
         return f"<value of shape {self._kept.shape}, {self._kept.dtype}>"
+
+
+class Adopted(Initializer):
+    """The initializer of a variable whose memory was adopted: there is nothing to make it from."""
+
+    def part(self, part: Part, dtype: np.dtype, key: int) -> np.ndarray:
+        raise InitializerError(
+            "its memory was adopted with the values that it had, and there are no first values to "
+            "make again; write assign(values)"
+        )
+
+    def __reduce__(self) -> tuple[type[Adopted], tuple[()]]:
+        return Adopted, ()
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -813,11 +827,13 @@ def is_value(initializer: object) -> bool:
 
 
 def as_value(initializer: Any) -> np.ndarray:
-    """A private, read-only copy of an array or number.
+    """A private, read-only copy of an array or number; of memory to be adopted, that itself.
 
     Python's numbers become bool, int32, float32 and complex128, as TensorFlow has them; arrays
     and NumPy scalars keep their dtype.
     """
+    if isinstance(initializer, Adoption):
+        return initializer.array
     kinds = {bool: np.bool_, int: np.int32, float: np.float32}
     try:
         value = np.array(initializer, dtype=kinds.get(type(initializer)))

@@ -17,6 +17,7 @@ from varscope._scopecore import (
     variable_scope,
 )
 from varscope.creation import GraphKeys, as_keys
+from varscope.memory import Adoption, adoptable
 from varscope.variables import Variable
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO_REUSE",
     "VariableScope",
+    "adopt",
     "get_local_variable",
     "get_variable",
     "get_variable_scope",
@@ -74,4 +76,56 @@ def get_local_variable(
     return get_variable(
         name, shape, dtype, initializer, regularizer, False, keys, caching_device, partitioner,
         validate_shape, custom_getter, constraint=constraint,
+    )  # fmt: skip
+
+
+def adopt(
+    name: str,
+    array: Any,
+    *,
+    regularizer: Callable[[Any], Any] | None = None,
+    trainable: bool = True,
+    collections: Iterable[Hashable] | None = None,
+    caching_device: str | Callable[[Any], str] | None = None,
+    constraint: Callable[[Any], Any] | None = None,
+) -> Variable:
+    """A variable of the current scope whose storage is the memory of an array: nothing is copied.
+
+    What is written to the array shows in the variable, and the other way round.  The memory stays
+    for as long as anything shows it.  Shape and dtype are the array's; there are no first values
+    to go back to.  In a scope that reuses, the variable that is there is returned where it has
+    this very memory.
+
+    Parameters
+    ----------
+    name : str
+        As for `get_variable`.
+    array : numpy.ndarray, or anything with DLPack or the buffer protocol
+        In main memory, writable, aligned, and with its elements in C order: a `torch.Tensor` or a
+        `bytearray`, say.  It must keep its size: `resize` and `resize_` may move what it has.
+    regularizer, trainable, collections, caching_device, constraint : optional
+        As for `get_variable`.
+
+    Raises
+    ------
+    AdoptionError : ValueError
+        The memory cannot be the storage as it is; the graph keeps its variables in an arena, files
+        or a cluster; a partitioner is in force; or the variable that is there has other memory.
+    ArgumentTypeError : TypeError
+        It is nothing that has memory to share.
+    VariableExistsError, VariableMissingError : ValueError
+        As for `get_variable`.
+
+    >>> import numpy as np, varscope as vs
+    >>> array = np.zeros(3, np.float32)
+    >>> with vs.variable_scope("layer"):
+    ...     v = vs.adopt("bias", array)
+    >>> array[0] = 7
+    >>> v.name, v.numpy().tolist()
+    ('layer/bias:0', [7.0, 0.0, 0.0])
+    """
+    given: Any = Adoption(adoptable(name, array))
+    return get_variable(
+        name, None, None, given, regularizer, trainable, collections, caching_device,
+        constraint=constraint,
     )  # fmt: skip

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from varscope import devices, initializers, randomness, shapes
+from varscope import devices, initializers, memory, randomness, shapes
 from varscope._scopecore import (
     Filling,
     Handle,
     Registry,
     Spec,
     count_write,
+    locate,
     notebook_html,
     swap_cached,
 )
@@ -511,6 +512,14 @@ class Variable(Handle, Valued):
             self._keep(values)
         self._materialised().version = version
 
+    def _lies_at(self, array: np.ndarray) -> bool:
+        """Whether an array of its shape and dtype is of the very memory that it has."""
+        content = self._content
+        if not isinstance(content, Content):
+            return False
+        here, there = locate([content.array, array])
+        return here == there or array.size == 0
+
     def _content_at(self, place: int) -> Content:
         """What the core keeps in mind as a place in a slab."""
         storage: Any = self.graph.storage
@@ -589,11 +598,18 @@ class Variable(Handle, Valued):
             return array.astype(dtype)
         return array.copy() if copy else array
 
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        return self.array.__dlpack__(**kwargs)
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        return memory.capsule(self, stream, max_version, dl_device, copy)
 
-    def __dlpack_device__(self) -> Any:
-        return self.array.__dlpack_device__()
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return memory.CPU
 
     def __getitem__(self, index: Any) -> Any:
         return self._read[index]

@@ -156,6 +156,32 @@ def test_a_large_variable_that_threads_fill_is_given_away_in_the_same_way(graph)
     assert v.array.shape == v.value().shape == (300_000,) and v.value()[0] == 1
 
 
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.fails_without(
+    "src/varscope/creation.py",
+    "Content(*storage_of(request.initializer.array))",
+    "Content(request.initializer.array)",
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer NumPy would rather not have them
+def test_memory_that_was_adopted_is_given_away_in_the_same_way(deed):
+    array = np.ones(SHAPE, np.float32)
+    v = vs.adopt("v", array)
+    before = facts(v)
+    for source in SOURCES.values():
+        with contextlib.suppress(ValueError):
+            DEEDS[deed](source(v))
+        assert facts(v) == before
+    if deed not in ("resize", "state"):  # which may move the memory, whoever shows it
+        with contextlib.suppress(ValueError):
+            DEEDS[deed](array)
+        assert facts(v) == before
+    v.assign(np.full(SHAPE, 5.0))
+    assert v.numpy().tolist() == [[5.0] * 3] * 2
+    for name in READ_ONLY:
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            SOURCES[name](v).setflags(write=True)
+
+
 @pytest.mark.parametrize("slices", [1, 2])
 def test_what_a_variable_in_parts_returns(graph, slices):
     with graph.as_default():
