@@ -21,7 +21,7 @@ def run(script, *arguments):
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
         env={**os.environ, "JAX_PLATFORMS": "cpu",
-             "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+             "XLA_FLAGS": "--xla_backend_optimization_level=0", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

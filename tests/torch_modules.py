@@ -425,3 +425,36 @@ def test_without_torch(monkeypatch):
     for use in (interop.to_state_dict, interop.from_state_dict, interop.as_module):
         with pytest.raises(ImportError, match=r'pip install "varscope-core\[torch\]"'):
             use(vs.Graph())
+
+
+def test_entries_are_what_substitute_takes():
+    cut = vs.fixed_size_partitioner(3)
+
+    def model(x):
+        with vs.variable_scope("a", reuse=vs.AUTO_REUSE):
+            table = vs.get_variable("table", [7, 2], partitioner=cut)
+            return (x @ table + vs.get_variable("b", [2], trainable=False)).sum()
+
+    graph = vs.Graph(1)
+    with graph.as_default(), vs.substitute({}):
+        model(np.ones((1, 7), "float32"))
+    module = interop.as_module(graph)
+    found = interop.entries(module)
+    assert list(found) == ["a/b", "a/table"]
+    assert found["a/b"] is module.a.b
+    assert np.array_equal(found["a/table"].detach().numpy(), graph["a/table"].numpy())
+    x = torch.arange(7.0)[None]
+    with vs.Graph().as_default(), vs.substitute(found):
+        model(x).backward()
+    joined = torch.cat([getattr(module.a.table, f"part_{i}").grad for i in range(3)])
+    assert joined.tolist() == [[i, i] for i in range(7)]
+    torch.optim.SGD(module.parameters(), lr=1.0).step()
+    changed = interop.entries(module)["a/table"].detach().numpy()
+    assert np.array_equal(changed, graph["a/table"].numpy())  # made anew, it shows the step
+    assert not np.array_equal(changed, found["a/table"].detach().numpy())
+
+
+@pytest.mark.parametrize("thing", [torch.nn.Linear(2, 2), {}, None])
+def test_entries_of_what_is_no_module_of_ours(thing):
+    with pytest.raises(errors.ArgumentTypeError, match="one that as_module returned"):
+        interop.entries(thing)

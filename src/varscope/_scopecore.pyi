@@ -357,6 +357,25 @@ def register(
     attached: Callable[[Any], Registry | None],
     substituted_with: Callable[[Any], Any],
 ) -> None: ...
+def get_or_withdraw(
+    graph: Registry,
+    node: int,
+    defaults: Defaults,
+    mode: int,
+    origin: Any,
+    name: Any,
+    shape: Any,
+    dtype: Any,
+    initializer: Any,
+    regularizer: Any,
+    trainable: Any,
+    collections: Any,
+    caching_device: Any,
+    partitioner: Any,
+    validate_shape: Any,
+    custom_getter: Any,
+    constraint: Any,
+) -> Any: ...
 
 substitutions: contextvars.ContextVar[tuple[Mapping[str, Any], ...]]
 
@@ -532,10 +551,11 @@ def restored_excerpt(
     wholes: list[tuple[int, int, Partition]],
     aligned: bool,
     places: bytes,
-    rows: bytes,
+    told: bytes,
     suffixes: bytes,
     op_places: bytes,
     taken: bytes,
+    stretches: bytes,
 ) -> Excerpt: ...
 def declare(
     graph: Registry,

@@ -73,6 +73,9 @@ class substitute:
         count_substitutions(-1)
         substitutions.reset(self._tokens.pop())
 
+    def __reduce__(self) -> tuple[type[substitute], tuple[Mapping[str, Any]]]:
+        return substitute, (self._mapping,)
+
 
 def entry_for(made: Any) -> Any:
     """What stands for a variable here: an entry that fits it, or itself."""

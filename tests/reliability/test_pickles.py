@@ -181,6 +181,7 @@ def test_every_public_class_is_here_or_there():
     shown = {type(thing) for thing in THINGS.values()} | {vs.GraphKeys}
     shown |= {vs.Template, vs.Checkpoint, vs.StoredTensor, vs.MemoryMapped}
     shown |= {vs.Plan, vs.Explanation}  # tests/test_plans.py, tests/test_explain.py
+    shown |= {vs.substitute}  # below
     public = {thing for name in vs.__all__ if isinstance(thing := getattr(vs, name), type)}
     assert public - shown - {vs.Initializer} == set()  # the base of all initializers
 
@@ -201,6 +202,10 @@ def test_a_context_manager_that_is_copied_opens_the_same(duplicate):
     with duplicate(vs.variable_scope("s", dtype="float16")) as scope, duplicate(vs.name_scope("n")):
         assert (scope.name, scope.dtype) == ("s", "float16")
         assert vs.get_default_graph().get_name_scope() == "s/n"
+    with vs.substitute({"w": np.zeros(2, "float32")}) as entries:
+        closed = duplicate(vs.substitute(entries))
+    with closed, vs.Graph().as_default():
+        assert np.array_equal(vs.get_variable("w", [2]), entries["w"])
     with duplicate(vs.Graph(seed=5).as_default()) as graph:
         assert graph.seed == 5 and vs.get_default_graph() is graph
 

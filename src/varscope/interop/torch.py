@@ -1,7 +1,8 @@
 """PyTorch: variables as tensors and parameters that share their memory, in main memory.
 
 `to_state_dict` and `from_state_dict` go from a graph to a state dict and back, and `as_module`
-makes a graph a `torch.nn.Module` that can be trained.  Nothing is copied.  Needs PyTorch:
+makes a graph a `torch.nn.Module` that can be trained, by functions that ask for variables too: with
+its `entries` in `varscope.substitute`.  Nothing is copied.  Needs PyTorch:
 pip install "varscope-core[torch]".
 """
 
@@ -278,7 +279,12 @@ def as_module(graph: Graph) -> Any:
     torch = library()
     root = torch.nn.Module()
     modules = {"": root}
-    for variable in materialised(graph):
+    variables = materialised(graph)
+    # For `entries`: what lies in shards, along which axis, and in how many.
+    root._varscope_parts = [
+        (path, kept.slicing.axis, kept.slicing.count) for path, kept in graph._partitions()
+    ]
+    for variable in variables:
         scope, _, name = variable.path.rpartition("/")
         try:
             module = module_at(torch, modules, scope)
@@ -307,4 +313,52 @@ def module_at(torch: Any, modules: dict[str, Any], scope: str) -> Any:
     return found
 
 
-__all__ = ["as_module", "from_state_dict", "to_state_dict"]
+def entries(module: Any) -> dict[str, Any]:
+    """The parameters and buffers of a module of `as_module`, as `varscope.substitute` takes them.
+
+    A model's function that runs under `substitute` computes on them, so that gradients reach the
+    parameters.  Of a variable in parts there is the whole, joined of its shards: it is made anew by
+    each call, and goes with one step of training.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What `as_module` returned, on whatever device it is by now.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        By the paths of variables.
+
+    Raises
+    ------
+    ArgumentTypeError : TypeError
+        It is no module of `as_module`.
+
+    >>> import torch, varscope as vs
+    >>> from varscope.interop.torch import as_module, entries
+    >>> def model(x):
+    ...     cut = vs.fixed_size_partitioner(2)
+    ...     return x @ vs.get_variable("w", [4, 1], initializer=vs.ones, partitioner=cut)
+    >>> with vs.Graph().as_default() as graph:
+    ...     y = model([[0.0, 0.0, 0.0, 0.0]])         # declares the variables
+    >>> module = as_module(graph)
+    >>> with vs.Graph().as_default(), vs.substitute(entries(module)):
+    ...     model(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).sum().backward()
+    >>> module.w.part_1.grad.tolist()
+    [[3.0], [4.0]]
+    """
+    torch = library()
+    parts = getattr(module, "_varscope_parts", None)
+    if parts is None:
+        raise ArgumentTypeError.of("module", "one that as_module returned", module)
+    named = [*module.named_parameters(), *module.named_buffers()]
+    found = {path_of(key): tensor for key, tensor in named}
+    wholes = {
+        path: torch.cat([found.pop(f"{path}/part_{number}") for number in range(count)], axis)
+        for path, axis, count in parts
+    }
+    return {**found, **wholes}
+
+
+__all__ = ["as_module", "entries", "from_state_dict", "to_state_dict"]
