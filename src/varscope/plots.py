@@ -46,6 +46,8 @@ MIXED = "#c8c8c8"  # several dtypes, or those for which no colour is left
 def treemap(rows: Iterable[SummaryRow], title: str = "model") -> Any:
     """A ``plotly.graph_objects.Figure`` of variables, each kind with the area of its bytes.
 
+    A rectangle has the colour of its dtype, and says under the mouse all that its row says.
+
     Parameters
     ----------
     rows : iterable of SummaryRow
@@ -58,8 +60,6 @@ def treemap(rows: Iterable[SummaryRow], title: str = "model") -> Any:
     ------
     ImportError
         plotly is not installed.
-
-    A rectangle has the colour of its dtype, and says under the mouse all that its row says.
 
     >>> from varscope.summary import fold
     >>> figure = treemap(fold((f"layers_{i}/w", "float32", (2, 3)) for i in range(9)), "nine")
