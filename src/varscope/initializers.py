@@ -523,6 +523,8 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 class variance_scaling(Initializer):
     """Random with the variance scale / fan.
 
+    A part of a partitioned variable is scaled by the fans of the whole.
+
     Parameters
     ----------
     scale : number
@@ -535,8 +537,6 @@ class variance_scaling(Initializer):
         "normal" is the same as "truncated_normal", as in TensorFlow 1.
     seed : int, optional
         Mixed into the variable's key.
-
-    A part of a partitioned variable is scaled by the fans of the whole.
 
     >>> import varscope as vs
     >>> vs.variance_scaling(2.0, mode="fan_out", distribution="uniform")
