@@ -5,8 +5,6 @@ sphinx-build -W --keep-going -n docs site
 
 import re
 
-from sphinx.ext import napoleon
-
 from varscope import __version__
 
 project = "varscope"
@@ -23,7 +21,10 @@ suppress_warnings = ["misc.highlighting_failure"]
 # Types stand in the docstrings, in words: those of the stubs are for programs.
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "inherited-members": "object, tuple, int, Exception, Mapping"}
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": "object, tuple, int, Exception, Mapping",
+}
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 88
 python_display_short_literal_types = True
@@ -41,14 +42,15 @@ html_css_files = ["site.css"]
 
 
 def toctrees(index):
-    """What the navigation holds: (heading, pages) for each section of index.md with a table of pages.
+    """What the navigation holds: the heading of each section of index.md that has a table of pages,
+    and the pages as pairs of words and name.
 
     The tables are there for readers who look at the page in a repository.  A page gets into the
     navigation by its row there.
     """
     sections = re.split(r"^## (.+)$", index, flags=re.MULTILINE)
     for heading, text in zip(sections[1::2], sections[2::2], strict=True):
-        pages = re.findall(r"^\| \[[^]]+\]\(([\w/-]+)\.(?:md|rst)\) \|", text, re.MULTILINE)
+        pages = re.findall(r"^\| \[([^]]+)\]\(([\w/-]+)\.(?:md|rst)\) \|", text, re.MULTILINE)
         if pages:
             yield heading, pages
 
@@ -58,12 +60,8 @@ def add_toctrees(app, docname, source):
     if docname != "index":
         return
     for heading, pages in toctrees(source[0]):
-        options = f":hidden:\n:caption: {heading}"
-        source[0] += "\n\n```{toctree}\n" + "\n".join([options, "", *pages]) + "\n```\n"
-
-
-# No links from the words that say what a parameter is.
-NUMPYDOC = napoleon.Config(napoleon_use_param=False, napoleon_use_rtype=False)
+        entries = "\n".join(f"{words} <{page}>" for words, page in pages)
+        source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{entries}\n```\n"
 
 
 def with_sections(app, what, name, obj, options, lines):
@@ -72,15 +70,25 @@ def with_sections(app, what, name, obj, options, lines):
     In the section Raises, `OurError : ValueError` is an error of ours that is a built-in one too.
     Examples that follow a section are a section of their own.
     """
+    from sphinx.ext import napoleon
+
+    # No links from the words that say what a parameter is.
+    settings = napoleon.Config(napoleon_use_param=False, napoleon_use_rtype=False)
     text = "\n".join(lines)
     text = re.sub(r"^((?:\w+Error(?:, )?)+) : (\w+)$", r"\1 (\2)", text, flags=re.MULTILINE)
     if re.search(r"^-{3,}$", text, re.MULTILINE):
         text = re.sub(r"\n\n(?=>>> )", "\n\nExamples\n--------\n", text, count=1)
     # As a method's: of what is called an attribute, the words before a colon would be a type.
-    lines[:] = napoleon.NumpyDocstring(text, NUMPYDOC, app, "method", name, obj, options).lines()
+    lines[:] = napoleon.NumpyDocstring(text, settings, app, "method", name, obj, options).lines()
+
+
+def without_exceptions_own(app, what, name, obj, skip, options):
+    """An error is told by its name, its bases and its docstring."""
+    return True if what == "exception" else None
 
 
 def setup(app):
     app.connect("source-read", add_toctrees)
     app.connect("autodoc-process-docstring", with_sections)
+    app.connect("autodoc-skip-member", without_exceptions_own)
     return {"parallel_read_safe": True}

@@ -7,7 +7,6 @@ it is light: each has a background of its own.
 from html import escape
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
 # What a class looks like on a light page, and on a dark one: fill, stroke, text.
 COLOURS = {
     "plain": ("#f3f4f6", "#9aa1ab", "#1f2328", "#2a3038", "#6b7480", "#e6e9ed"),
@@ -41,6 +40,8 @@ def style():
 
 
 class Picture:
+    """Parts of an SVG file, one drawn over the other."""
+
     def __init__(self, width, height, title):
         self.size, self.title, self.parts = (width, height), title, []
 
@@ -74,21 +75,21 @@ class Picture:
         for number, line in enumerate(lines):
             self.text(x, y + number * LINE, line, kind)
 
-    def write(self, name):
+    def svg(self):
         width, height = self.size
         head = (
             '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
             'markerHeight="8" orient="auto-start-reverse"><path d="M0 1 L9 5 L0 9 z" '
             'class="head"/></marker></defs>'
         )
-        page = f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="9" class="page"/>'
+        page = (
+            f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="9" class="page"/>'
+        )
         parts = "\n".join(self.parts)
-        (FOLDER / f"{name}.svg").write_text(
+        return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
             f'viewBox="0 0 {width} {height}" role="img">\n<title>{escape(self.title)}</title>\n'
-            f"{style()}\n{head}\n{page}\n{parts}\n</svg>\n",
-            encoding="utf-8",
-            newline="\n",
+            f"{style()}\n{head}\n{page}\n{parts}\n</svg>\n"
         )
 
 
@@ -120,7 +121,11 @@ def scopes():
     p.frame(500, 222, 14, 14, "green")
     p.text(522, 234, "a variable", "quiet")
     p.text(24, 234, "the path of the first variable", "title")
-    for x, word, kind in ((24, "model", "blue"), (172, "encoder", "blue"), (320, "kernel", "green")):
+    for x, word, kind in (
+        (24, "model", "blue"),
+        (172, "encoder", "blue"),
+        (320, "kernel", "green"),
+    ):
         p.box(x, 252, 100, 34, word, kind=kind, code=True)
     p.text(148, 274, "/", "code title", "middle")
     p.text(296, 274, "/", "code title", "middle")
@@ -128,13 +133,21 @@ def scopes():
     p.text(320, 310, "the name that get_variable is given", "quiet")
     p.arrow((434, 269), (484, 269))
     p.text(496, 274, "model/encoder/kernel", "code")
-    p.write("scopes")
+    return p
 
 
 def reuse():
     p = Picture(780, 380, "What get_variable does: by what is there, and by the mode of the scope")
     p.box(230, 20, 320, 40, 'vs.get_variable("kernel", [4, 4])', code=True)
-    p.box(230, 96, 320, 48, "Is there a variable of this path?", "scope’s path / kernel", kind="blue")
+    p.box(
+        230,
+        96,
+        320,
+        48,
+        "Is there a variable of this path?",
+        "(the path of the scope)/kernel",
+        kind="blue",
+    )
     p.arrow((390, 60), (390, 95))
     p.arrow((230, 120), (155, 120), (155, 172))
     p.arrow((550, 120), (625, 120), (625, 172))
@@ -159,8 +172,14 @@ def reuse():
         for x, column in ((60, outcomes[0]), (530, outcomes[1])):
             words, kind = column[row]
             p.box(x, y, 190, 42, words, kind=kind, code="Error" in words)
-    p.text(390, 362, "The mode is that of the scope that is open; the call is the same.", "quiet", "middle")
-    p.write("reuse")
+    p.text(
+        390,
+        362,
+        "The mode is that of the scope that is open; the call is the same.",
+        "quiet",
+        "middle",
+    )
+    return p
 
 
 def defaults():
@@ -178,9 +197,14 @@ def defaults():
         p, 84, 228, 'get_variable("b", [2], initializer=vs.zeros)',
         ("zeros", "amber"), ("float16", "green"),
     )  # fmt: skip
-    p.text(84, 286, "A setting has the colour of the place that it comes from: the nearest one", "on-green")
+    p.text(
+        84,
+        286,
+        "A setting has the colour of the place that it comes from: the nearest one",
+        "on-green",
+    )
     p.text(84, 305, "that says it. The argument of get_variable is nearest of all.", "on-green")
-    p.write("defaults")
+    return p
 
 
 def asked(p, x, y, call, *settings):
@@ -221,13 +245,20 @@ def names():
         for x, words, kind in zip(columns, row, ("", " on-blue", " on-amber"), strict=True):
             p.text(x, y, words, "code" + kind)
         y += 27
-    p.write("names")
+    return p
 
 
 def life():
     p = Picture(780, 270, "The life of a variable: declared, materialised, saved")
     boxes = (
-        (24, "blue", "declared", "a name, shape, dtype", "and initializer; no", "memory for values"),
+        (
+            24,
+            "blue",
+            "declared",
+            "a name, shape, dtype",
+            "and initializer; no",
+            "memory for values",
+        ),
         (305, "green", "materialised", "values: in memory,", "in mapped files,", "or on a cluster"),
         (586, "amber", "saved", "a tensor of the", "same name, in", "safetensors files"),
     )
@@ -245,12 +276,19 @@ def life():
     p.arrow((109, 184), (109, 236), (671, 236), (671, 185))
     p.text(390, 227, "vs.plan, vs.materialise, vs.finish", "code", "middle")
     p.text(390, 257, "first values, written by many machines", "quiet", "middle")
-    p.write("life")
+    return p
+
+
+PICTURES = (scopes, reuse, defaults, names, life)
+
+
+def draw(folder):
+    """Write all pictures into a folder; the names of the files."""
+    for picture in PICTURES:
+        text = picture().svg()
+        (folder / f"{picture.__name__}.svg").write_text(text, encoding="utf-8", newline="\n")
+    return [f"{picture.__name__}.svg" for picture in PICTURES]
 
 
 if __name__ == "__main__":
-    scopes()
-    reuse()
-    defaults()
-    names()
-    life()
+    draw(Path(__file__).parent)
