@@ -14,9 +14,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4
 # `varscope.get_variable` in a docstring is code.
 default_role = "literal"
-# The pages colour what is no Python themselves.
-highlight_language = "python"
-suppress_warnings = ["misc.highlighting_failure"]
 
 # Types stand in the docstrings, in words: those of the stubs are for programs.
 autodoc_typehints = "none"
