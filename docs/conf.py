@@ -79,13 +79,14 @@ def with_sections(app, what, name, obj, options, lines):
     lines[:] = napoleon.NumpyDocstring(text, settings, app, "method", name, obj, options).lines()
 
 
-def without_exceptions_own(app, what, name, obj, skip, options):
-    """An error is told by its name, its bases and its docstring."""
-    return True if what == "exception" else None
+def leave_out(app, what, name, obj, skip, options):
+    """Members that say nothing: those of errors, and the fields of named tuples."""
+    silent = what == "exception" or (obj.__doc__ or "").startswith("Alias for field number")
+    return True if silent else None
 
 
 def setup(app):
     app.connect("source-read", add_toctrees)
     app.connect("autodoc-process-docstring", with_sections)
-    app.connect("autodoc-skip-member", without_exceptions_own)
+    app.connect("autodoc-skip-member", leave_out)
     return {"parallel_read_safe": True}
