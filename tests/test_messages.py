@@ -15,9 +15,9 @@ from varscope.name_maps import NameMap
 
 # The verbs with which an instruction begins.
 VERBS = (
-    "add|ask|assign|attach|call|catch|choose|close|compute|convert|copy|correct|create|declare|"
-    "decorate|define|do|export|find|fix|generate|give|install|keep|leave|load|log|look|make|name|open|"
-    "pass|pickle|raise|read|rename|remove|restore|return|run|save|set|share|take|use|wrap|write"
+    "add|ask|assign|attach|call|cast|catch|choose|close|compute|convert|copy|correct|create|declare|"
+    "decorate|define|do|export|find|fix|generate|give|install|keep|leave|load|log|look|make|move|name|"
+    "open|pass|pickle|raise|read|rename|remove|restore|return|run|save|set|share|take|use|wrap|write"
 )
 INSTRUCTION = re.compile(rf"(?:or |and |first |then |to [^,;]+, )?(?:{VERBS})\b")
 
@@ -121,7 +121,7 @@ def test_what_is_not_covered_has_an_advice(name):
 PACKAGE = Path(vs.__file__).parent
 # Functions that end what they are given: with an instruction of their own.
 ENDED = re.compile(
-    r"(Argument(Type|Value)Error|CheckpointError|\w*MismatchError|RegularizerError)\.\w+"
+    r"(Argument(Type|Value)Error|AdoptionError|CheckpointError|\w*MismatchError|RegularizerError)\.\w+"
     r"|PartitionerError\.bad_result|\w+\.(expect|misfit|one_way|damaged|fail)|NotCoveredError\.of"
     r"|Damage|_NotTurned|wrong|Interrupted|BuilderError|AttributeError|DeviceError\.\w+"
 )
@@ -150,8 +150,9 @@ def raised(path):
         if function == "ValueError" and path.name in INSIDE:
             continue
         texts = [text for text in map(text_of, node.exc.args) if text]
-        if texts and not texts[-1].endswith("{}"):
-            yield node.lineno, texts[-1]
+        text = max(texts, key=len, default="{}")
+        if not text.endswith("{}"):
+            yield node.lineno, text
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)

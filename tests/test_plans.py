@@ -342,7 +342,7 @@ def test_all_initializers_have_names():
         kind for kind in kinds(vs.Initializer) if kind.__module__ == "varscope.initializers"
     }
     assert built_in - set(initializers.BY_NAME.values()) == {
-        vs.Initializer, initializers.Value, initializers._Scaled
+        vs.Initializer, initializers.Value, initializers.Adopted, initializers._Scaled
     }  # fmt: skip
 
 

@@ -722,8 +722,12 @@ class AdoptionError(VarscopeError, ValueError):
     name: str
 
     @classmethod
-    def of(cls, name: Any, reason: str) -> Self:
-        return cls.stating(f"{name!s:.200} cannot be adopted without a copy: {reason}", name=name)
+    def of(
+        cls, name: Any, reason: str, mend: str = "write numpy.array(x), which is a copy"
+    ) -> Self:
+        return cls.stating(
+            f"{name!s:.200} cannot be adopted without a copy: {reason}; {mend}", name=name
+        )
 
     @classmethod
     def storage(cls, name: str, storage: object) -> Self:

@@ -54,11 +54,14 @@ def capsule(
 ) -> Any:
     """A DLPack capsule of a variable's storage; BufferError where there can be none."""
     if stream is not None:
-        raise BufferError(f"variable {source.path} lies in main memory, where stream must be None")
+        raise BufferError(
+            f"variable {source.path} lies in main memory, where there are no streams; write "
+            "stream=None"
+        )
     if dl_device is not None and tuple(dl_device) != CPU:
         raise BufferError(
             f"variable {source.path} lies on the CPU, which is device {CPU}, and not on "
-            f"{tuple(dl_device)}; send what you get here on to another device"
+            f"{tuple(dl_device)}; move what you get to another device"
         )
     code = code_of(source.path, source.dtype)
     array = source.array.copy() if copy else source.array
@@ -80,7 +83,9 @@ def code_of(name: str, dtype: np.dtype) -> int:
         if dtype.itemsize not in WIDTHS.get(dtype.kind, (dtype.itemsize,)):
             code = None
     if code is None:
-        raise BufferError(f"variable {name} is {dtype}, for which DLPack has no code")
+        raise BufferError(
+            f"variable {name} is {dtype}, for which DLPack has no code; write v.value()"
+        )
     if not dtype.isnative:
         raise BufferError(
             f"variable {name} is {dtype}, and DLPack knows this machine's order of bytes alone; "
@@ -124,17 +129,18 @@ def adoptable(name: Any, given: Any) -> np.ndarray:
                 "a NumPy array, or something with DLPack or the buffer protocol", given,
             ) from None  # fmt: skip
     if array.dtype.hasobject or array.dtype.kind in "SU":
-        raise AdoptionError.of(name, f"it is an array of dtype {array.dtype}; adopt numbers")
+        raise AdoptionError.of(name, f"it is an array of dtype {array.dtype}", "adopt numbers")
     if not array.flags.writeable:
-        raise AdoptionError.of(name, "it is read-only; write numpy.array(x), which is a copy")
+        raise AdoptionError.of(name, "it is read-only")
     if not array.flags.c_contiguous:
         raise AdoptionError.of(
             name,
             f"its elements do not follow each other in C order: its strides are {array.strides} "
-            f"and its shape {array.shape}; write numpy.ascontiguousarray(x), which is a copy",
+            f"and its shape {array.shape}",
+            "write numpy.ascontiguousarray(x), which is a copy",
         )
     if not array.flags.aligned:
-        raise AdoptionError.of(name, "it is not aligned; write numpy.array(x), which is a copy")
+        raise AdoptionError.of(name, "it is not aligned")
     return array
 
 
@@ -148,21 +154,21 @@ def of_dlpack(name: Any, given: Any) -> np.ndarray:
     if memory is None:
         raise AdoptionError.of(
             name,
-            f"it lies on device {(device, number)} of DLPack, and a variable lies in main memory; "
+            f"it lies on device {(device, number)} of DLPack, and a variable lies in main memory",
             "take a copy there, as x.cpu() is in PyTorch",
         )
     if memory.writable is None:
         kind = f"{type(given).__module__}.{type(given).__qualname__}"
         raise AdoptionError.of(
             name,
-            f"the DLPack capsule of a {kind} does not say whether its memory may be written to; "
+            f"the DLPack capsule of a {kind} does not say whether its memory may be written to",
             "adopt numpy.asarray(x), where that shares it, or numpy.array(x), which is a copy",
         )
     if not memory.contiguous:
         raise AdoptionError.of(
             name,
-            "its elements do not follow each other in C order; take a copy where they do, as "
-            "x.contiguous() is in PyTorch",
+            "its elements do not follow each other in C order",
+            "take a copy where they do, as x.contiguous() is in PyTorch",
         )
     return np.ndarray(memory.shape, dtype_of(name, memory), memory)  # type: ignore[arg-type]
 
@@ -189,7 +195,9 @@ def dtype_of(name: Any, memory: Imported) -> np.dtype:
             if dtype.itemsize in WIDTHS.get(kind, (dtype.itemsize,)):
                 return dtype
     raise AdoptionError.of(
-        name, f"NumPy has no dtype for DLPack's code {code} with {bits} bits and {lanes} lanes"
+        name,
+        f"NumPy has no dtype for DLPack's code {code} with {bits} bits and {lanes} lanes",
+        "take a copy of a dtype that NumPy has",
     )
 
 

@@ -70,15 +70,15 @@ def array_of(torch: Any, key: str, tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
     if tensor.device.type != "cpu":
         raise AdoptionError.of(
-            key, f"it lies on {tensor.device}; write tensor.cpu(), which is a copy"
+            key, f"it lies on {tensor.device}", "write tensor.cpu(), which is a copy"
         )
     if tensor.layout is not torch.strided:
-        raise AdoptionError.of(key, f"its layout is {tensor.layout}; write tensor.to_dense()")
+        raise AdoptionError.of(key, f"its layout is {tensor.layout}", "write tensor.to_dense()")
     if not tensor.is_contiguous():
         raise AdoptionError.of(
             key,
-            "its elements do not follow each other in C order: its strides are "
-            f"{tensor.stride()}; write tensor.contiguous(), which is a copy",
+            f"its elements do not follow each other in C order: its strides are {tensor.stride()}",
+            "write tensor.contiguous(), which is a copy",
         )
     name = str(tensor.dtype).removeprefix("torch.")
     try:
@@ -87,7 +87,9 @@ def array_of(torch: Any, key: str, tensor: Any) -> np.ndarray:
         bits = tensor.view(getattr(torch, f"int{8 * tensor.dtype.itemsize}")).numpy()
         return bits.view(shapes.as_dtype(name))  # type: ignore[no-any-return]
     except (TypeError, RuntimeError) as error:
-        raise AdoptionError.of(key, f"NumPy cannot have {tensor.dtype} ({error})") from error
+        raise AdoptionError.of(
+            key, f"NumPy cannot have {tensor.dtype} ({error})", "cast it to a dtype that NumPy has"
+        ) from error
 
 
 # --- names
