@@ -247,6 +247,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 path, kind, initialized = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
 with vs.open(path) as checkpoint:
     like = {name: checkpoint[name].shape for name in checkpoint}
+with vs.Graph().as_default() as graph:
+    for name, shape in like.items():
+        vs.get_variable(name, shape)
+vs.restore(graph, path)  # what the first one imports is not what is interrupted
 first = last = 0
 draw = random.Random(1)
 for turn in range(int(sys.argv[4])):
