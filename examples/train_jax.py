@@ -4,8 +4,6 @@ pip install "varscope-core[jax]" optax
 python examples/train_jax.py [--steps 200] [--seed 0] [--save trained.safetensors]
 """
 
-import argparse
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,11 +13,7 @@ import varscope as vs
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", metavar="FILE", help="where the trained values go")
-    given = parser.parse_args()
+    given = transformer.arguments(__doc__)
 
     init, loss = vs.transform(lambda *pair: transformer.loss(*pair, jnp))
     text = transformer.make_text()

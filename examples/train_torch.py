@@ -6,8 +6,6 @@
 The parameters share the memory of the variables: what the optimizer changes shows there at once.
 """
 
-import argparse
-
 import torch
 import transformer
 
@@ -16,11 +14,7 @@ from varscope.interop.torch import as_module, entries
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", metavar="FILE", help="where the trained values go")
-    given = parser.parse_args()
+    given = transformer.arguments(__doc__)
 
     graph = transformer.declared(given.seed)
     module = as_module(graph)

@@ -8,6 +8,7 @@ the same values.
     python examples/transformer.py      lists the variables, and the loss before training
 """
 
+import argparse
 import math
 import random
 
@@ -131,6 +132,15 @@ def declared(seed=0):
         letters, _ = next(batches(make_text(1000), 1, 1))
         model(letters, np)
     return graph
+
+
+def arguments(description):
+    """What the command line says to a program that trains the model."""
+    parser = argparse.ArgumentParser(description=description.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", metavar="FILE", help="where the trained values go")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -270,8 +270,12 @@ def test_a_graph_does_not_depend_on_what_stands_for_its_variables(body):
     body = without_collections(body)
     plain, variables = run(body, None)
     empty, same = run(body, {})
-    filled, entries = run(body, Everything())
+    everything = Everything()
+    filled, entries = run(body, everything)
+    quick, again = run(body, dict(everything))  # of a plain dict the core looks entries up
+    assert list(map(id, again)) == list(map(id, entries))
     assert seen(plain, ["model"]) == seen(empty, ["model"]) == seen(filled, ["model"])
+    assert seen(quick, ["model"]) == seen(plain, ["model"])
     assert [v.path for v in variables] == [v.path for v in same]
     assert len(entries) == len(variables)
     assert all(isinstance(entry, np.ndarray) for entry in entries)
