@@ -4,6 +4,7 @@ import importlib
 import os
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -50,3 +51,10 @@ def require_program(name, package):
     if found is None:
         pytest.skip(words, allow_module_level=True)
     return found
+
+
+def set_shape(array, shape):
+    """Give an array itself another shape, of which NumPy warns from 2.5 on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        array.shape = shape
