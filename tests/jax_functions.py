@@ -125,6 +125,33 @@ def test_init_can_be_compiled_and_evaluated_for_its_shapes(params):
     assert jax.tree.map(jnp.shape, params) == {name: one.shape for name, one in shapes.items()}
 
 
+def test_first_values_are_nobody_elses():
+    """Also where JAX would share memory, as it does with what begins at 64 bytes."""
+    memory = np.zeros(1 << 12, "float32")
+    start = -memory.ctypes.data % 64 // 4
+    mine = memory[start : start + 64]
+    found = vs.transform(lambda: vs.adopt("w", mine)).init(0)["w"]
+    mine[:] = 5
+    assert not found.any()
+
+
+def test_variables_of_other_graphs_are_left_alone():
+    other = vs.Graph(3)
+
+    def function():
+        mine = vs.get_variable("w", [2], initializer=vs.ones)
+        with other.as_default(), vs.variable_scope("", reuse=vs.AUTO_REUSE):
+            theirs = vs.get_variable("w", [2], initializer=vs.constant(7.0))
+            only = vs.get_variable("only", [2], initializer=vs.zeros)
+        return mine, theirs.value() + only.value()
+
+    transformed = vs.transform(function)
+    params = transformed.init(0)
+    assert list(params) == ["w"]
+    mine, theirs = transformed.apply(params)
+    assert (mine.tolist(), theirs.tolist()) == ([1, 1], [7, 7])
+
+
 # --- dicts by scope ------------------------------------------------------------------------------
 
 
@@ -331,3 +358,15 @@ def test_the_storage_as_an_array_of_jax_and_back():
         with pytest.raises(errors.AdoptionError, match="read-only"):
             vs.adopt(f"w_{number}", np.asarray(shown))
         assert vs.adopt(f"w_{number}", np.array(shown)).dtype == v.dtype
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+def test_an_initializer_of_jax_is_not_cut_short_in_silence():
+    w = vs.get_variable("w", [3], "float64", initializer=jax.nn.initializers.normal())
+    with pytest.raises(errors.InitializerError, match=r"float32 for float64.*jax_enable_x64"):
+        w.value()
+    with jax.enable_x64(True):
+        assert w.value().dtype == "float64"
+    v = vs.get_variable("v", [3], initializer=lambda key, shape: jnp.zeros(shape))
+    with pytest.raises(errors.InitializerError, match=r"write it as 'def initializer\(key, shape"):
+        v.value()

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextvars
 import pickle
 import threading
 import types
@@ -237,6 +238,97 @@ def test_a_generator_that_is_dropped_leaves_nothing_open():
     next(generator)
     generator.close()
     assert isinstance(vs.get_variable("w", [2]), vs.Variable)
+
+
+def test_one_that_is_closed_out_of_order_is_reported_and_gone():
+    first, second = vs.substitute({"w": array(2)}), vs.substitute({})
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(errors.ScopeOrderError, match="a substitute was closed while another one"):
+        first.__exit__(None, None, None)
+    assert isinstance(vs.get_variable("w", [2]), vs.Variable)
+    second.__exit__(None, None, None)
+    with pytest.raises(errors.ScopeOrderError, match="is not open in this thread or task"):
+        second.__exit__(None, None, None)
+
+
+def test_one_that_is_not_closed_here_leaves_those_that_are_open():
+    context, elsewhere = contextvars.copy_context(), vs.substitute({"w": array(2)})
+
+    def asking():
+        with elsewhere:
+            while True:
+                yield vs.get_variable("w", [2])
+
+    generator = asking()
+    assert isinstance(context.run(next, generator), np.ndarray)
+    with vs.substitute({"v": array(2)}), vs.variable_scope("", reuse=vs.AUTO_REUSE):
+        with pytest.raises(errors.ScopeOrderError, match="is not open in this thread or task"):
+            generator.close()
+        assert isinstance(vs.get_variable("v", [2]), np.ndarray)
+        assert isinstance(vs.get_variable("w", [2]), vs.Variable)
+    context.run(elsewhere.__exit__, None, None, None)
+
+
+def test_tasks_may_share_one():
+    shared = vs.substitute({"w": array(2)})
+
+    async def task(seconds):
+        with shared, vs.variable_scope("", reuse=vs.AUTO_REUSE):
+            await asyncio.sleep(seconds)
+            assert isinstance(vs.get_variable("w", [2]), np.ndarray)
+        with vs.variable_scope("", reuse=True):
+            assert isinstance(vs.get_variable("w"), vs.Variable)
+
+    async def main():
+        await asyncio.gather(task(0.01), task(0.02), task(0))
+
+    asyncio.run(main())
+
+
+def test_what_a_getter_swallows_leaves_nothing_behind():
+    def swallowing(getter, name, **arguments):
+        try:
+            return getter(name, **arguments)
+        except errors.ShapeMismatchError:
+            return None
+
+    with vs.substitute({"w": array(3)}):
+        assert vs.get_variable("w", [2], custom_getter=swallowing) is None
+    assert len(vs.get_default_graph()) == 0
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_an_entry_is_held_against_the_variable_that_is_there(shape):
+    """Not against what the like of the request has made before."""
+    with vs.variable_scope("s", reuse=vs.AUTO_REUSE, initializer=5.0):
+        vs.get_variable("w", [2], initializer=vs.zeros)
+        vs.get_variable("a")  # a scalar, of the scope's initializer
+        with vs.substitute({"s/w": array(*shape)}):
+            if shape:
+                assert isinstance(vs.get_variable("w"), np.ndarray)
+                return
+            with pytest.raises(errors.ShapeMismatchError):
+                vs.get_variable("w")
+
+
+class Odd:
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype = shape, dtype
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Odd(np.array([2]), np.dtype("float32")),
+        Odd([2], np.float32),
+        Odd((2,), types.SimpleNamespace(as_numpy_dtype=np.float32)),
+    ],
+)
+def test_what_shapes_and_dtypes_of_other_libraries_may_be(entry):
+    with vs.substitute({"w": entry, "v": entry}):
+        assert vs.get_variable("w", [2]) is entry
+        assert vs.get_variable("v", [2]) is entry
 
 
 # --- laws ----------------------------------------------------------------------------------------

@@ -628,3 +628,8 @@ print("done")
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_an_array_with_a_mask_is_not_adopted():
+    with pytest.raises(AdoptionError, match=r"it has a mask; write x\.filled"):
+        vs.adopt("x", np.ma.array([1.0, 2.0], mask=[0, 1]))

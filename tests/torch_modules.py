@@ -458,3 +458,24 @@ def test_entries_are_what_substitute_takes():
 def test_entries_of_what_is_no_module_of_ours(thing):
     with pytest.raises(errors.ArgumentTypeError, match="one that as_module returned"):
         interop.entries(thing)
+
+
+def test_entries_of_parameters_that_are_tied_or_gone():
+    with vs.Graph().as_default() as graph:
+        for scope in "ab":
+            vs.get_variable(f"{scope}/w", [2], initializer=vs.ones)
+    module = interop.as_module(graph)
+    module.b.w = module.a.w
+    assert interop.entries(module)["b/w"] is module.a.w
+    del module.b.w
+    with pytest.raises(errors.ArgumentValueError, match=r"has no 'b\.w' any more"):
+        interop.entries(module)
+
+
+def test_memory_that_stands_for_the_negative_numbers_is_not_adopted():
+    imaginary = torch.tensor([1 + 2j]).conj().imag
+    with pytest.raises(errors.AdoptionError, match=r"write x\.resolve_neg"):
+        vs.adopt("x", imaginary)
+    with pytest.raises(errors.AdoptionError):
+        interop.from_state_dict({"x": imaginary})
+    assert vs.adopt("x", imaginary.resolve_neg()).numpy().tolist() == [-2]

@@ -2,8 +2,9 @@
 
 # === What stands for variables ==================================================================
 
-# The mappings of `substitute` that are open here, the innermost first.  Tasks and the threads of
-# `asyncio` have those of whoever started them, as with every context variable.
+# What `substitute` has opened here, the innermost first: (mapping, the graph that it is for or None,
+# who opened it).  Tasks and the threads of `asyncio` have those of whoever started them, as with
+# every context variable.
 substitutions = PyContextVar_New("varscope_substitutions", NULL)
 # How many are open, in whatever thread: none, and nobody has to look.
 cdef uint64_t substituting = 0
@@ -30,18 +31,22 @@ cdef object known_entry(Registry graph, uint32_t node, str name, Request *reques
     """
     cdef PyObject *value = NULL
     cdef Spec spec = None
-    cdef uint32_t id
+    cdef uint32_t row, id
     cdef Held held
     PyContextVar_Get(substitutions, NULL, &value)
     if value == NULL:
         return None
-    mappings = <tuple>value
+    opened = <tuple>value
     Py_XDECREF(value)
-    if not mappings or type(mappings[0]) is not dict:
+    if not opened:
+        return None
+    mapping, only, _ = <tuple>opened[0]
+    if type(mapping) is not dict or (only is not None and only is not graph):
         return None
     hold(&held, <PyObject *>graph)
     try:
-        id = graph.requests.find(request)
+        row = graph.find_row(node, name)
+        id = graph.requests.find(request) if row == NONE else graph.table.rows[row].spec
         if id != NONE:
             spec = <Spec>graph.specs[id]
             path = graph.path_of(node)
@@ -49,12 +54,11 @@ cdef object known_entry(Registry graph, uint32_t node, str name, Request *reques
         release(&held)
     if spec is None:
         return None
-    entry = (<dict>mappings[0]).get(f"{path}/{name}" if path else name)
-    if entry is None:
+    entry = (<dict>mapping).get(f"{path}/{name}" if path else name)
+    if entry is None or getattr(entry, "dtype", None) is not spec.dtype:
         return None
-    if getattr(entry, "dtype", None) is spec.dtype and getattr(entry, "shape", None) == spec.shape:
-        return entry
-    return None
+    shape = getattr(entry, "shape", None)
+    return entry if isinstance(shape, tuple) and shape == spec.shape else None
 
 
 # === get_variable ===============================================================================

@@ -25,6 +25,7 @@ from varscope._scopecore import (
     all_or_nothing,
     site_text,
     substituted,
+    substitutions,
 )
 from varscope.errors import (
     AdoptionError,
@@ -220,7 +221,14 @@ class TrueGetter:
             reuse, bool(trainable), collections, caching_device, partitioner,
             bool(validate_shape), constraint,
         )  # fmt: skip
-        return substituted(resolve(request))
+        if substitutions.get(()):  # an entry that does not fit takes back what was created for it
+            return all_or_nothing(resolve_to_entry, request)
+        return resolve(request)
+
+
+def resolve_to_entry(request: VariableRequest) -> Any:
+    """What stands for the variable of a request."""
+    return substituted(resolve(request))
 
 
 def resolve(request: VariableRequest) -> Variable | PartitionedVariable:

@@ -203,8 +203,11 @@ def of_request(name: str) -> Explanation:
         notes.append("note: the custom getter may ask for something else, or return it")
     if op_name != path:
         notes.append(why_renamed(path))
-    if any(path in mapping for mapping in substitutions.get(())):
-        notes.append("note: what is returned is the entry that varscope.substitute was given")
+    if substitutions.get(()):  # the mappings are not asked: they may be of the user's own
+        notes.append(
+            "note: varscope.substitute is open: an entry of this path is returned in place of the "
+            "variable, and refused if it has not its shape and dtype"
+        )
     notes += name_scope_notes(frames)
     if variable is None and scope.path:
         notes += elsewhere(graph, name)

@@ -862,18 +862,20 @@ def how_to_call(initializer: Callable[..., Any]) -> tuple[bool, frozenset[str]]:
         signature = inspect.signature(initializer)
     except (TypeError, ValueError):  # a builtin, such as numpy.zeros, does not tell
         return False, frozenset()
-    if list(signature.parameters)[:2] == ["key", "shape"]:
-        return False, frozenset({"key first"})
+    jax = list(signature.parameters)[:2] in (["key", "shape"], ["rng", "shape"])
     dtype = signature.parameters.get("dtype")
     keyword_only = dtype is not None and dtype.kind is inspect.Parameter.KEYWORD_ONLY
     takes = frozenset({"partition_info", "key"} & set(signature.parameters))
     names = takes | {"dtype"} if keyword_only else takes
     try:
+        if jax:
+            signature.bind(None, None, None)
+            return False, frozenset({"key first"})
         signature.bind(*[None] * (1 if keyword_only else 2), **dict.fromkeys(names))
     except TypeError as error:
         raise InitializerError(
             f"{initializer!r:.100} cannot be called with a shape and a dtype ({error}); write it "
-            "as 'def initializer(shape, dtype):'"
+            f"as 'def initializer({'key, ' if jax else ''}shape, dtype):'"
         ) from None
     return keyword_only, takes
 
@@ -891,7 +893,14 @@ def called_as_by_jax(
         length = jax.random.key_data(jax.random.key(0)).shape[-1]
         words = [key >> 32 * i & 0xFFFFFFFF for i in range(length)]
         wrapped = jax.random.wrap_key_data(np.array(words, np.uint32))
-        return np.asarray(initializer(wrapped, shape, dtype))
+        values = np.asarray(initializer(wrapped, shape, dtype))
+    if values.dtype != dtype and dtype.itemsize == 2 * values.dtype.itemsize:
+        raise InitializerError(
+            f"an initializer of JAX has made {values.dtype} for {dtype}, as JAX does unless told "
+            "otherwise; write jax.config.update('jax_enable_x64', True), or ask for "
+            f"dtype={values.dtype.name!r}"
+        )
+    return values
 
 
 def drawn_from(spec: Spec, part: Part) -> Distribution | None:

@@ -116,6 +116,8 @@ class Adoption:
 
 def adoptable(name: Any, given: Any) -> np.ndarray:
     """An array of the memory of something else; AdoptionError where that cannot be a storage."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise AdoptionError.of(name, "it has a mask", "write x.filled(0), which is a copy")
     if isinstance(given, np.ndarray):
         array = np.asarray(given)
     elif hasattr(given, "__dlpack__"):
@@ -146,6 +148,10 @@ def adoptable(name: Any, given: Any) -> np.ndarray:
 
 def of_dlpack(name: Any, given: Any) -> np.ndarray:
     """An array of what gives DLPack capsules, whatever NumPy itself knows of its dtype."""
+    if callable(getattr(given, "is_neg", None)) and given.is_neg():  # which PyTorch does not tell
+        raise AdoptionError.of(
+            name, "its memory has the negative numbers", "write x.resolve_neg(), which is a copy"
+        )
     try:
         device, number = map(int, given.__dlpack_device__())
         memory = Imported(given_capsule(given)) if device in MAIN_MEMORY else None

@@ -8,7 +8,6 @@ stands in the mapping: tensors that record their gradient, or the tracers of a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import Token
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
@@ -16,8 +15,13 @@ from typing import Any
 import numpy as np
 
 from varscope import shapes
-from varscope._scopecore import count_substitutions, substitutions
-from varscope.errors import ArgumentTypeError, DTypeMismatchError, ShapeMismatchError
+from varscope._scopecore import Registry, count_substitutions, substitutions
+from varscope.errors import (
+    ArgumentTypeError,
+    DTypeMismatchError,
+    ScopeOrderError,
+    ShapeMismatchError,
+)
 from varscope.variables import Valued
 
 
@@ -57,10 +61,17 @@ class substitute:
         if not isinstance(mapping, Mapping):
             raise ArgumentTypeError.of("mapping", "a dict of paths and arrays", mapping)
         self._mapping = mapping
-        self._tokens: list[Token[tuple[Mapping[str, Any], ...]]] = []
+        self._graph: Registry | None = None  # of any
+
+    @classmethod
+    def _in(cls, graph: Registry, mapping: Mapping[str, Any]) -> substitute:
+        """One for the variables of a graph alone."""
+        new = cls(mapping)
+        new._graph = graph
+        return new
 
     def __enter__(self) -> Mapping[str, Any]:
-        self._tokens.append(substitutions.set((self._mapping, *substitutions.get(()))))
+        substitutions.set(((self._mapping, self._graph, self), *substitutions.get(())))
         count_substitutions(1)
         return self._mapping
 
@@ -70,8 +81,15 @@ class substitute:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        opened = substitutions.get(())
+        owners = [owner for _, _, owner in opened]
+        if self not in owners:  # a generator, say, that is closed elsewhere than it was begun
+            raise ScopeOrderError.not_open("a substitute", "another one or none")
+        place = owners.index(self)
+        substitutions.set((*opened[:place], *opened[place + 1 :]))
         count_substitutions(-1)
-        substitutions.reset(self._tokens.pop())
+        if place:
+            raise ScopeOrderError.still_open("a substitute", "another one")
 
     def __reduce__(self) -> tuple[type[substitute], tuple[Mapping[str, Any]]]:
         return substitute, (self._mapping,)
@@ -79,11 +97,13 @@ class substitute:
 
 def entry_for(made: Any) -> Any:
     """What stands for a variable here: an entry that fits it, or itself."""
-    mappings = substitutions.get(())
-    if not mappings or not isinstance(made, Valued):
+    opened = substitutions.get(())
+    if not opened or not isinstance(made, Valued):
         return made
     path = made.path
-    for mapping in mappings:
+    for mapping, only, _ in opened:
+        if only is not None and made.graph is not only:
+            continue
         try:
             entry = mapping[path]
         except KeyError:
@@ -109,16 +129,22 @@ def check(variable: Valued, path: str, entry: Any) -> None:
         raise DTypeMismatchError.of(path, variable.dtype, dtype, "substituted")
 
 
-@lru_cache(256)
 def as_numpy_dtype(dtype: Any) -> np.dtype | None:
-    """NumPy's dtype for that of another library; None where it has none.
-
-    Those of PyTorch are called `torch.float32`, and so on.
-    """
-    if isinstance(dtype, np.dtype):
-        return dtype
+    """NumPy's dtype for that of another library; None where it has none."""
     try:
-        return shapes.as_dtype(str(dtype).rpartition(".")[2])
+        return known_dtype(dtype)
+    except TypeError:  # it cannot be a key
+        return known_dtype.__wrapped__(dtype)
+
+
+@lru_cache(256)
+def known_dtype(dtype: Any) -> np.dtype | None:
+    """The same: TensorFlow tells it, and those of PyTorch are called `torch.float32`, and so on."""
+    dtype = getattr(dtype, "as_numpy_dtype", dtype)
+    if not isinstance(dtype, (np.dtype, type)):
+        dtype = str(dtype).rpartition(".")[2]
+    try:
+        return shapes.as_dtype(dtype)
     except TypeError:
         return None
 

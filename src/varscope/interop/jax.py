@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from varscope import shapes
 from varscope.devices import Jax
 from varscope.errors import (
@@ -90,16 +92,17 @@ def transform(function: Callable[..., Any], nested: bool = False) -> Transformed
     def init(seed: int, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         graph = Graph(shapes.as_seed(seed))
         values = FirstValues(graph)
-        with graph.as_default(), substitute(values):
+        with graph.as_default(), substitute._in(graph, values):
             function(*args, **kwargs)
         return nest(values) if nested else dict(values)
 
     def apply(params: Mapping[str, Any], /, *args: Any, **kwargs: Any) -> Any:
         entries = flattened(params)
+        graph = Graph(0, Nowhere())
         with (
-            Graph(0, Nowhere()).as_default(),
-            substitute(Missing(entries)),
-            substitute(entries),
+            graph.as_default(),
+            substitute._in(graph, Missing(entries)),
+            substitute._in(graph, entries),
         ):
             return function(*args, **kwargs)
 
@@ -121,7 +124,8 @@ class FirstValues(dict[str, Any]):
         self._graph = graph
 
     def __missing__(self, path: str) -> Any:
-        values = self._graph[path]._read
+        # A copy: JAX may share the memory of what it is given, and the function may write there.
+        values = np.array(self._graph[path]._read, order="C")
         try:
             self[path] = Jax().put(library(), None, "jax", values)
         except DeviceError as error:

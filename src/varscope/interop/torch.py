@@ -282,7 +282,8 @@ def as_module(graph: Graph) -> Any:
     root = torch.nn.Module()
     modules = {"": root}
     variables = materialised(graph)
-    # For `entries`: what lies in shards, along which axis, and in how many.
+    # For `entries`: what there is; what lies in shards, along which axis, and in how many.
+    root._varscope_keys = [key_of(variable) for variable in variables]
     root._varscope_parts = [
         (path, kept.slicing.axis, kept.slicing.count) for path, kept in graph._partitions()
     ]
@@ -336,6 +337,8 @@ def entries(module: Any) -> dict[str, Any]:
     ------
     ArgumentTypeError : TypeError
         It is no module of `as_module`.
+    ArgumentValueError : ValueError
+        Parameters that it had are gone: it was wrapped or parametrized.
 
     >>> import torch, varscope as vs
     >>> from varscope.interop.torch import as_module, entries
@@ -354,8 +357,19 @@ def entries(module: Any) -> dict[str, Any]:
     parts = getattr(module, "_varscope_parts", None)
     if parts is None:
         raise ArgumentTypeError.of("module", "one that as_module returned", module)
-    named = [*module.named_parameters(), *module.named_buffers()]
-    found = {path_of(key): tensor for key, tensor in named}
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    tensors = {key: tensor for key, tensor in named}
+    missing = [key for key in module._varscope_keys if key not in tensors]
+    if missing:
+        raise ArgumentValueError(
+            f"the module has no {missing[0]!r} any more, and {len(missing):,} such are missing: it "
+            "was wrapped, or its parameters were replaced by others; pass the module that "
+            "as_module returned"
+        )
+    found = {path_of(key): tensors[key] for key in module._varscope_keys}
     wholes = {
         path: torch.cat([found.pop(f"{path}/part_{number}") for number in range(count)], axis)
         for path, axis, count in parts
