@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from test_generating import BODIES, build
 from test_substitution import without_collections
 
@@ -167,6 +167,8 @@ def test_dicts_by_scope(params):
     close(gradients["net"]["layer"]["w"], jax.grad(apply)(params, X)["net/layer/w"])
 
 
+@example([("open", "a", []), ("variable", "a", 0), ("variable", "a_1", 1)])  # an op is a_1
+@example([("open", "a", [("parts", "part_0", 1)]), ("parts", "a", 1)])
 @given(BODIES)
 @settings(max_examples=30, deadline=None)
 def test_any_model(body):

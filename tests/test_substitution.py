@@ -15,6 +15,7 @@ from test_generating import BODIES, build, seen
 
 import varscope as vs
 from varscope import errors
+from varscope.partitioned import find_partitioned
 
 
 def array(*shape, dtype="float32"):
@@ -338,7 +339,8 @@ class Everything(dict):
     """An entry for whatever is asked for, of the variable in this graph."""
 
     def __missing__(self, path):
-        variable = vs.get_default_graph()[path]
+        graph = vs.get_default_graph()
+        variable = find_partitioned(graph, path) or graph._find(path)  # graph[path]: by op name
         self[path] = np.zeros(variable.shape, variable.dtype)
         return self[path]
 
@@ -356,6 +358,7 @@ def run(body, mapping):
 
 
 @example([("open", "a", [("parts", "part_0", 1)]), ("parts", "a", 1)])
+@example([("open", "a", []), ("variable", "a", 0), ("variable", "a_1", 1)])
 @given(BODIES)
 @settings(max_examples=60, deadline=None)
 def test_a_graph_does_not_depend_on_what_stands_for_its_variables(body):

@@ -21,6 +21,7 @@ from varscope.errors import (
     StorageError,
 )
 from varscope.graph import Graph
+from varscope.partitioned import find_partitioned
 from varscope.storage import Heap, Variable
 from varscope.substitution import substitute
 
@@ -124,8 +125,10 @@ class FirstValues(dict[str, Any]):
         self._graph = graph
 
     def __missing__(self, path: str) -> Any:
+        # Not graph[path], which goes by op names first.
+        variable: Any = find_partitioned(self._graph, path) or self._graph._find(path)
         # A copy: JAX may share the memory of what it is given, and the function may write there.
-        values = np.array(self._graph[path]._read, order="C")
+        values = np.array(variable._read, order="C")
         try:
             self[path] = Jax().put(library(), None, "jax", values)
         except DeviceError as error:
