@@ -2,9 +2,9 @@
 
 # === What stands for variables ==================================================================
 
-# What `substitute` has opened here, the innermost first: (mapping, the graph that it is for or None,
-# who opened it).  Tasks and the threads of `asyncio` have those of whoever started them, as with
-# every context variable.
+# What `substitute` has opened here, the innermost first: (mapping, the graph that it is for or
+# None, who opened it).  Tasks and the threads of `asyncio` have those of whoever started them, as
+# with every context variable.
 substitutions = PyContextVar_New("varscope_substitutions", NULL)
 # How many are open, in whatever thread: none, and nobody has to look.
 cdef uint64_t substituting = 0
