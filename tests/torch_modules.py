@@ -4,6 +4,7 @@ import copy
 import doctest
 import gc
 import importlib.util
+import sys
 
 import examples
 import numpy as np
@@ -421,7 +422,7 @@ def test_the_examples_in_docstrings():
 
 
 def test_without_torch(monkeypatch):
-    monkeypatch.setattr(interop, "import_module", lambda name: exec(f"import no_{name}"))
+    monkeypatch.setitem(sys.modules, "torch", None)
     for use in (interop.to_state_dict, interop.from_state_dict, interop.as_module):
         with pytest.raises(ImportError, match=r'pip install "varscope-core\[torch\]"'):
             use(vs.Graph())

@@ -8,7 +8,6 @@ stands in the mapping: tensors that record their gradient, or the tracers of a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -130,16 +129,10 @@ def check(variable: Valued, path: str, entry: Any) -> None:
 
 
 def as_numpy_dtype(dtype: Any) -> np.dtype | None:
-    """NumPy's dtype for that of another library; None where it has none."""
-    try:
-        return known_dtype(dtype)
-    except TypeError:  # it cannot be a key
-        return known_dtype.__wrapped__(dtype)
+    """NumPy's dtype for that of another library; None where it has none.
 
-
-@lru_cache(256)
-def known_dtype(dtype: Any) -> np.dtype | None:
-    """The same: TensorFlow tells it, and those of PyTorch are called `torch.float32`, and so on."""
+    TensorFlow tells it, and those of PyTorch are called `torch.float32`, and so on.
+    """
     dtype = getattr(dtype, "as_numpy_dtype", dtype)
     if not isinstance(dtype, (np.dtype, type)):
         dtype = str(dtype).rpartition(".")[2]

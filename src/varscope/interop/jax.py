@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from varscope.errors import (
     StorageError,
 )
 from varscope.graph import Graph
+from varscope.interop import imported
 from varscope.partitioned import find_partitioned
 from varscope.storage import Heap, Variable
 from varscope.substitution import substitute
@@ -112,10 +112,7 @@ def transform(function: Callable[..., Any], nested: bool = False) -> Transformed
 
 def library() -> Any:
     """JAX."""
-    try:
-        return import_module("jax")
-    except ImportError as error:
-        raise ImportError(MAKE_IT) from error
+    return imported("jax", MAKE_IT)
 
 
 class FirstValues(dict[str, Any]):

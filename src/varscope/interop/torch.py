@@ -9,7 +9,6 @@ pip install "varscope-core[torch]".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from varscope.errors import (
 )
 from varscope.graph import Graph
 from varscope.initialization import initialize
+from varscope.interop import imported
 from varscope.scopes import adopt
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ MAKE_IT = 'varscope.interop.torch needs PyTorch: pip install "varscope-core[torc
 
 def library() -> Any:
     """The module torch."""
-    try:
-        return import_module("torch")
-    except ImportError as error:
-        raise ImportError(MAKE_IT) from error
+    return imported("torch", MAKE_IT)
 
 
 # --- tensors

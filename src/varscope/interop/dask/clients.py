@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from typing import Any
 
 from varscope.errors import ArgumentTypeError, ArgumentValueError
+from varscope.interop import imported
 
 MAKE_IT = 'varscope.interop.dask needs dask and distributed: pip install "varscope-core[dask]"'
 
 
 def library(name: str = "distributed") -> Any:
     """dask.distributed, or dask with its arrays."""
-    try:
-        import_module("dask.array")
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(MAKE_IT) from error
+    imported("dask.array", MAKE_IT)
+    return imported(name, MAKE_IT)
 
 
 def as_client(client: Any) -> Any:
